@@ -1,0 +1,136 @@
+{{- define "epo.name" -}}
+{{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "epo.fullname" -}}
+{{- $name := include "epo.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{ .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name -}}
+{{ .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else -}}
+{{ printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+{{- end }}
+
+{{/* Names of objects without a namespace: two releases may have the same name in two namespaces. */}}
+{{- define "epo.clustername" -}}
+{{- $name := include "epo.fullname" . -}}
+{{- if eq $name .Release.Namespace -}}
+{{ $name }}
+{{- else -}}
+{{ printf "%s:%s" .Release.Namespace $name }}
+{{- end -}}
+{{- end }}
+
+{{- define "epo.selector" -}}
+app.kubernetes.io/name: {{ include "epo.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "epo.labels" -}}
+{{ include "epo.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: {{ .Chart.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "epo.account" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ default (include "epo.fullname" .) .Values.serviceAccount.name }}
+{{- else -}}
+{{ required "serviceAccount.name is needed when serviceAccount.create is false" .Values.serviceAccount.name }}
+{{- end -}}
+{{- end }}
+
+{{- define "epo.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ default $.Chart.AppVersion .tag }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* The namespaces to work in, as JSON; none at cluster scope. */}}
+{{- define "epo.namespaces" -}}
+{{- if .Values.clusterScope -}}
+{{- if .Values.watchNamespaces -}}
+{{- fail "clusterScope is true: remove watchNamespaces, or set clusterScope to false" -}}
+{{- end -}}
+[]
+{{- else -}}
+{{ default (list .Release.Namespace) .Values.watchNamespaces | uniq | sortAlpha | toJson }}
+{{- end -}}
+{{- end }}
+
+{{/* The audiences of tokens that the operator may ask for, as JSON. */}}
+{{- define "epo.audiences" -}}
+{{- if .Values.tokenAudiences -}}
+{{ .Values.tokenAudiences | uniq | toJson }}
+{{- else -}}
+{{- $all := list "api://AzureADTokenExchange" "api://AzureADTokenExchangeUSGov" "api://AzureADTokenExchangeChina" -}}
+{{- range .Values.config.clouds -}}
+{{- $all = append $all .federatedAudience -}}
+{{- end -}}
+{{ $all | uniq | toJson }}
+{{- end -}}
+{{- end }}
+
+{{- define "epo.config" -}}
+{{- if .Values.config -}}
+{{ toYaml .Values.config }}
+{{- else -}}
+# Nothing is configured: the defaults hold.
+{{- end -}}
+{{- end }}
+
+{{/* What the operator may do in a namespace it works in. */}}
+{{- define "epo.rules" -}}
+# Patch is for the finalizers: a principal's until its role is dropped, a server's until the last of these is.
+- apiGroups: [entrapostgres.io]
+  resources: [entrapostgresservers, entrapostgresprincipals]
+  verbs: [get, list, watch, patch]
+- apiGroups: [entrapostgres.io]
+  resources: [entrapostgresservers/status, entrapostgresprincipals/status]
+  verbs: [patch]
+# Clusters with OwnerReferencesPermissionEnforcement ask for it: Secrets name their principal.
+- apiGroups: [entrapostgres.io]
+  resources: [entrapostgresprincipals/finalizers]
+  verbs: [update]
+# Those with tokens, and those that identities and certificates refer to.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps, serviceaccounts]
+  verbs: [get]
+# For which audiences, the admission policy says.
+- apiGroups: [""]
+  resources: [serviceaccounts/token]
+  verbs: [create]
+# Labels, for the tenants of servers.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}
+
+{{/* The source of the volume with further certificates, as JSON; empty without one. */}}
+{{- define "epo.caBundle" -}}
+{{- with .Values.caBundle -}}
+{{- if and .configMapName .secretName -}}
+{{- fail "caBundle names a ConfigMap and a Secret: name one of the two" -}}
+{{- else if .configMapName -}}
+{{ dict "configMap" (dict "name" .configMapName) | toJson }}
+{{- else if .secretName -}}
+{{ dict "secret" (dict "secretName" .secretName "items" (list (dict "key" .key "path" .key))) | toJson }}
+{{- else -}}
+{}
+{{- end -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,110 @@
+//! What the operator asks of Kubernetes and writes there, in our words.
+//! Decides nothing; every write asks the [`WriteGate`] first, so that a replica that lost its lease
+//! writes nothing more.
+
+mod ca;
+mod client;
+mod error;
+mod events;
+mod finalizers;
+mod namespaces;
+mod secrets;
+mod service_accounts;
+mod status;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::model::{Failure, ObjectKey};
+use crate::ports::WriteGate;
+
+pub use client::{ClientError, connect};
+pub use events::{EventRecorder, EventType};
+pub use finalizers::{FINALIZER, FinalizerChange, Held};
+pub use secrets::{SECRET_TYPE, SecretContent, SecretMeta, SecretRead, WriteError};
+
+pub(crate) use error::Call;
+
+/// The field manager of all our writes, and the value of [`MANAGED_BY`].
+pub const FIELD_MANAGER: &str = "entra-postgres-operator";
+
+/// The label by which our Secrets are watched.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// Kubernetes as the operator uses it. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    gate: Arc<dyn WriteGate>,
+    namespaces: namespaces::Labels,
+    turns: Arc<Semaphore>,
+}
+
+/// Reads of Secrets and writes of statuses at the same time. After a restart each of thousands is
+/// looked at; an API server that is asked all that at once refuses others, too, and first of all our
+/// lease. A new token's Secret is written without waiting here: there are never many at once.
+const AT_ONCE: usize = 16;
+
+impl Cluster {
+    /// Uses that client; every write asks the gate first.
+    pub fn new(client: Client, gate: Arc<dyn WriteGate>) -> Self {
+        Self {
+            client,
+            gate,
+            namespaces: namespaces::Labels::default(),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    /// The client, for watchers.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Reads one object from the API server, past every cache.
+    pub async fn read<K>(&self, key: &ObjectKey) -> Result<Option<K>, Failure>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + fmt::Debug,
+    {
+        self.api::<K>(&key.namespace)
+            .get_opt(&key.name)
+            .await
+            .map_err(|error| Call::on::<K>("get", &key.namespace, &key.name).failure(&error))
+    }
+
+    fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// A turn for a request about a principal.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.turns.acquire().await.ok()
+    }
+
+    fn may_write(&self) -> Result<(), Failure> {
+        self.gate.check()
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("gate", &self.gate)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,282 @@
+//! What our watchers saw: objects by name, role, Secret and server, and what each principal's last
+//! attempts came to. Fed by watchers, deletions too; wakes the objects that a change concerns.
+
+mod memory;
+mod servers;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::mpsc::UnboundedSender;
+
+pub use memory::{Memory, Tries, Verified};
+
+use crate::api::{EntraPostgresPrincipal, EntraPostgresServer, PrincipalCounts};
+use crate::cluster::{Held as _, SecretMeta};
+use crate::model::ending::Stake;
+use crate::model::marker::Marker;
+use crate::model::observed::MarkerOwner;
+use crate::model::{Desired, ObjectKey, RoleName};
+use crate::postgres::Sessions;
+use state::{State, fingerprint, is_ready, remove, secret_of, server_of};
+
+/// Where wakes go.
+#[derive(Clone, Debug)]
+pub struct Wakes {
+    /// To the controller of principals.
+    pub principals: UnboundedSender<ObjectRef<EntraPostgresPrincipal>>,
+    /// To the controller of servers.
+    pub servers: UnboundedSender<ObjectRef<EntraPostgresServer>>,
+}
+
+/// The clusters whose markers concern us.
+#[derive(Clone, Debug)]
+pub struct Clusters {
+    /// The id of this one.
+    pub own: String,
+    /// Ids whose roles we take over.
+    pub former: Vec<String>,
+    /// The namespaces we watch; `None`: all. What lies elsewhere cannot be seen to be gone.
+    pub watched: Option<BTreeSet<String>>,
+}
+
+/// The index. Locks are held for look-ups only.
+pub struct Index {
+    state: Mutex<State>,
+    wakes: Wakes,
+    clusters: Clusters,
+}
+
+impl Index {
+    /// An empty index.
+    pub fn new(wakes: Wakes, clusters: Clusters) -> Self {
+        Self {
+            state: Mutex::default(),
+            wakes,
+            clusters,
+        }
+    }
+
+    /// The id of this cluster.
+    pub fn cluster_id(&self) -> &str {
+        &self.clusters.own
+    }
+
+    /// Takes a principal; true if more than its status changed.
+    pub fn upsert_principal(&self, object: &Arc<EntraPostgresPrincipal>) -> bool {
+        let key = key_of(object.as_ref());
+        let mut state = self.lock();
+        let before = state.principals.insert(key.clone(), Arc::clone(object));
+        if let Some(before) = &before {
+            state.leave(&key, before, object);
+        }
+        let uid = object.uid().unwrap_or_default();
+        if object.status.is_some() && state.statuses.get(&uid) == object.status.as_ref() {
+            // The watch has caught up; from here on it shows what anybody else makes of it.
+            state.statuses.remove(&uid);
+        }
+        state.live.insert(uid);
+        state.see_finalizer(object.as_ref());
+        state
+            .by_server
+            .entry(server_of(object))
+            .or_default()
+            .insert(key.clone());
+        if let Some(secret) = secret_of(object) {
+            state.by_secret.entry(secret).or_default().insert(key);
+        }
+        let server = server_of(object);
+        drop(state);
+        let concerns_server = |object: &EntraPostgresPrincipal| {
+            (is_ready(object), Stake::of(object, object.is_held()))
+        };
+        if before.as_deref().map(concerns_server) != Some(concerns_server(object)) {
+            self.wake_server(&server);
+        }
+        before.is_none_or(|before| fingerprint(&before) != fingerprint(object))
+    }
+
+    /// Forgets a principal and wakes those that wanted its role or Secret.
+    pub fn remove_principal(&self, object: &EntraPostgresPrincipal, sessions: &Sessions) {
+        let key = key_of(object);
+        let server = server_of(object);
+        let mut state = self.lock();
+        state.principals.remove(&key);
+        let uid = object.uid().unwrap_or_default();
+        state.forget(&uid);
+        remove(&mut state.by_server, &server, &key);
+        let mut concerned = state.same_role(&server, &object.spec.role_name);
+        if let Some(secret) = secret_of(object) {
+            remove(&mut state.by_secret, &secret, &key);
+            concerned.extend(state.by_secret.get(&secret).into_iter().flatten().cloned());
+        }
+        let unwanted = state.same_role(&server, &object.spec.role_name).is_empty();
+        drop(state);
+        if let (true, Some(session), Ok(role)) = (
+            unwanted,
+            sessions.get(&server),
+            RoleName::parse(&object.spec.role_name),
+        ) {
+            session.forget(&role);
+        }
+        self.wake_principals(concerned);
+        self.wake_server(&server);
+    }
+
+    /// Takes a Secret's metadata and wakes who wants it, unless we wrote this very version.
+    pub fn upsert_secret(&self, key: ObjectKey, meta: SecretMeta) {
+        let mut state = self.lock();
+        let concerned = state.by_secret.get(&key).cloned().unwrap_or_default();
+        let ours = concerned
+            .iter()
+            .any(|key| state.has_verified(key, &version(&meta)));
+        let left = state.left_by(&key, &meta);
+        state.put_secret(key, Some(meta));
+        drop(state);
+        if !ours {
+            self.wake_principals(concerned);
+        }
+        self.wake_principals(left.into_iter().collect());
+    }
+
+    /// Forgets a Secret and wakes who wants it.
+    pub fn remove_secret(&self, key: &ObjectKey) {
+        let mut state = self.lock();
+        state.put_secret(key.clone(), None);
+        let concerned = state.by_secret.get(key).cloned().unwrap_or_default();
+        drop(state);
+        self.wake_principals(concerned);
+    }
+
+    /// A Secret of ours as the watch last saw it; `None`: not seen, which is no proof of absence.
+    pub fn secret(&self, key: &ObjectKey) -> Option<SecretMeta> {
+        self.lock().secrets.get(key).cloned()
+    }
+
+    /// Names of the Secrets of a namespace whose controller has that uid, and that stay.
+    pub fn secrets_of(&self, namespace: &str, uid: &str) -> BTreeSet<String> {
+        let state = self.lock();
+        let keys = state.by_controller.get(uid).into_iter().flatten();
+        let staying = |key: &&ObjectKey| {
+            let meta = state.secrets.get(*key);
+            key.namespace == namespace && meta.is_some_and(|meta| !meta.deleting)
+        };
+        keys.filter(staying).map(|key| key.name.clone()).collect()
+    }
+
+    /// The principals that name a server, and those that are ready.
+    pub fn counts(&self, server: &ObjectKey) -> PrincipalCounts {
+        let state = self.lock();
+        let keys = state.by_server.get(server);
+        let objects = keys
+            .into_iter()
+            .flatten()
+            .filter_map(|key| state.principals.get(key));
+        objects.fold(PrincipalCounts::default(), |counts, object| {
+            PrincipalCounts {
+                total: counts.total + 1,
+                ready: counts.ready + i64::from(is_ready(object)),
+            }
+        })
+    }
+
+    /// Whose role a marker says it is.
+    pub fn marker_owner(&self, desired: &Desired, marker: &Marker) -> MarkerOwner {
+        if marker.cluster != self.clusters.own {
+            return if self.clusters.former.contains(&marker.cluster) {
+                MarkerOwner::FormerCluster
+            } else {
+                MarkerOwner::OtherCluster
+            };
+        }
+        if marker.uid == desired.uid {
+            return MarkerOwner::Us;
+        }
+        if !self.clusters.watches(&marker.namespace) {
+            return MarkerOwner::Other;
+        }
+        let state = self.lock();
+        match state.principals.get(&marker.key()) {
+            Some(other)
+                if other.uid().as_deref() == Some(marker.uid.as_str())
+                    && other.spec.role_name == desired.role.as_str()
+                    && state.may_be_one(&server_of(other), &desired.server) =>
+            {
+                MarkerOwner::Other
+            }
+            _ => MarkerOwner::Gone,
+        }
+    }
+
+    /// Wakes every principal of a server.
+    pub fn wake_principals_of(&self, server: &ObjectKey) {
+        let keys = self
+            .lock()
+            .by_server
+            .get(server)
+            .cloned()
+            .unwrap_or_default();
+        self.wake_principals(keys);
+    }
+
+    /// Wakes the principals that want one of these roles.
+    pub fn wake_roles(&self, server: &ObjectKey, roles: &BTreeSet<RoleName>) {
+        let state = self.lock();
+        let keys = roles
+            .iter()
+            .flat_map(|role| state.same_role(server, role.as_str()))
+            .collect();
+        drop(state);
+        self.wake_principals(keys);
+    }
+
+    /// Wakes the other principals that want the same role: it has just become, or changed as, ours.
+    pub fn wake_rivals(&self, desired: &Desired) {
+        let mut keys = self
+            .lock()
+            .same_role(&desired.server, desired.role.as_str());
+        keys.remove(&desired.key);
+        self.wake_principals(keys);
+    }
+
+    /// Wakes a server.
+    pub fn wake_server(&self, key: &ObjectKey) {
+        let reference = ObjectRef::new(&key.name).within(&key.namespace);
+        // Nobody listens only when the process ends.
+        let _ = self.wakes.servers.send(reference);
+    }
+
+    fn wake_principals(&self, keys: BTreeSet<ObjectKey>) {
+        for key in keys {
+            let reference = ObjectRef::new(&key.name).within(&key.namespace);
+            let _ = self.wakes.principals.send(reference);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clusters {
+    fn watches(&self, namespace: &str) -> bool {
+        self.watched
+            .as_ref()
+            .is_none_or(|watched| watched.contains(namespace))
+    }
+}
+
+/// Uid and resourceVersion of a Secret.
+pub fn version(meta: &SecretMeta) -> (String, String) {
+    (meta.uid.clone(), meta.resource_version.clone())
+}
+
+/// Namespace and name of an object.
+pub fn key_of(object: &impl ResourceExt) -> ObjectKey {
+    ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any())
+}

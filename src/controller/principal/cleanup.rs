@@ -1,0 +1,102 @@
+//! The end of a principal: its role goes first, or stays, as `deletionPolicy` says. Must not touch a
+//! role that is not ours.
+
+use jiff::SignedDuration;
+use kube::{Resource, ResourceExt};
+
+use crate::api::{DeletionPolicy, EntraPostgresPrincipal};
+use crate::cluster::{EventType, FINALIZER};
+use crate::controller::index::key_of;
+use crate::controller::{Context, result_of};
+use crate::model::Desired;
+use crate::model::ending::ABANDON;
+use crate::telemetry::ReconcileResult;
+
+use super::drop::{self, Ended};
+use super::{Next, report};
+
+/// Reason of the event that says that a role stays.
+const ROLE_LEFT: &str = "RoleLeft";
+
+pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> Next {
+    if !object
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == FINALIZER)
+    {
+        return Next {
+            at: None,
+            result: ReconcileResult::Settled,
+        };
+    }
+    let ended = match Desired::parse(object) {
+        _ if abandoned(object) => {
+            warn_abandoned(object, ctx).await;
+            Ok(())
+        }
+        Ok(desired) if desired.deletion == DeletionPolicy::Retain => Ok(()),
+        Ok(desired) if desired.plan_only => {
+            let note = format!(
+                "mode: Plan changes nothing: role {:?} stays on the server",
+                desired.role.as_str()
+            );
+            warn(object, ROLE_LEFT, &note, ctx).await;
+            Ok(())
+        }
+        Ok(desired) => match drop::drop_role(object, &desired, ctx).await {
+            Ok(Ended::Left(note)) => {
+                warn(object, ROLE_LEFT, &note, ctx).await;
+                Ok(())
+            }
+            Ok(Ended::Gone) => Ok(()),
+            Err(failure) => Err(failure),
+        },
+        Err(failure) => Err(failure),
+    };
+    match ended {
+        Ok(()) => match ctx.cluster.remove_finalizer(object).await {
+            Ok(_) => Next {
+                at: None,
+                result: ReconcileResult::Settled,
+            },
+            Err(failure) => {
+                tracing::warn!(object = %key_of(object), "could not remove the finalizer: {failure}");
+                let at = ctx
+                    .reporter
+                    .clock
+                    .now()
+                    .checked_add(SignedDuration::from_secs(2))
+                    .ok();
+                Next {
+                    at,
+                    result: result_of(Some(&failure)),
+                }
+            }
+        },
+        Err(failure) => report::waiting(object, &failure, ctx).await,
+    }
+}
+
+fn abandoned(object: &EntraPostgresPrincipal) -> bool {
+    object
+        .annotations()
+        .get(ABANDON)
+        .is_some_and(|value| value == "true")
+}
+
+async fn warn_abandoned(object: &EntraPostgresPrincipal, ctx: &Context) {
+    let note = format!(
+        "annotation {ABANDON} ended the deletion: role {:?} stays on the server",
+        object.spec.role_name
+    );
+    warn(object, "RoleAbandoned", &note, ctx).await;
+}
+
+async fn warn(object: &EntraPostgresPrincipal, reason: &str, note: &str, ctx: &Context) {
+    tracing::warn!(object = %key_of(object), "{note}");
+    let reference = object.object_ref(&());
+    ctx.reporter
+        .events
+        .publish(&reference, EventType::Warning, reason, "Delete", note)
+        .await;
+}

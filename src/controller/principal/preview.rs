@@ -1,0 +1,165 @@
+//! `mode: Plan`: shows what would be sent to the server. Must not change anything, nor ask Entra.
+
+use crate::api::EntraPostgresPrincipal;
+use crate::controller::index::Memory;
+use crate::controller::{Context, result_of};
+use crate::model::plan::{Plan, RoleWork, Steps, plan};
+use crate::model::report::{self, Preview};
+use crate::model::{Class, Desired, Failure, Look, ObjectId};
+use crate::postgres::{show_privilege_steps, show_role_steps};
+use crate::telemetry::ReconcileResult;
+
+use super::Next;
+use super::observe::World;
+use super::report::write;
+
+/// Stands for the object id that only the principal's token knows.
+const UNKNOWN_ID: &str = "00000000-0000-0000-0000-000000000000";
+
+/// So much is shown at most, in lines and in bytes: an object has to fit into etcd.
+const LINES: usize = 1_000;
+const BYTES: usize = 256 * 1024;
+
+pub(super) async fn preview(
+    object: &EntraPostgresPrincipal,
+    desired: &Desired,
+    world: &World,
+    plan: Plan,
+    mut memory: Memory,
+    ctx: &Context,
+) -> Next {
+    let now = ctx.reporter.clock.now();
+    let Plan {
+        role, next_look, ..
+    } = plan;
+    let shown = match role {
+        Ok(RoleWork::Steps(steps)) => Ok(shown(desired, world, &steps, None)),
+        Ok(RoleWork::AfterToken) => assumed(desired, world, ctx),
+        Err(failure) => Err(failure),
+    };
+    let shown = match shown {
+        // What may pass by itself says nothing about the plan.
+        Err(failure) if matches!(failure.class, Class::Transient | Class::Waiting) => Err(failure),
+        Err(failure) => Ok(Preview {
+            statements: 0,
+            lines: vec![cannot(&failure)],
+            problem: Some(failure),
+        }),
+        Ok(preview) => Ok(preview),
+    };
+    let old = ctx.index.status(object);
+    let status = report::planned(&old, desired.generation, shown.as_ref(), now);
+    let failure = shown.err();
+    // A source that is missing may come, as a server may come back.
+    let again = memory
+        .role
+        .after(failure.as_ref(), false, now, &desired.uid);
+    ctx.index.remember(&desired.uid, memory);
+    let written = write(object, &status, None, ctx).await;
+    Next {
+        at: [next_look, again, written].into_iter().flatten().min(),
+        result: failure.map_or(ReconcileResult::Settled, |failure| {
+            result_of(Some(&failure))
+        }),
+    }
+}
+
+/// The plan as if the token were there: with the role's own identity where it has one, else with one that
+/// stands for it.
+fn assumed(desired: &Desired, world: &World, ctx: &Context) -> Result<Preview, Failure> {
+    let mut observed = world.observed.clone();
+    let label = match &observed.role {
+        Look::Known(Some(facts)) => facts.label.as_ref().map(|label| label.object_id.clone()),
+        _ => None,
+    };
+    let id = label.or_else(|| ObjectId::parse(UNKNOWN_ID));
+    observed.token_object_id.clone_from(&id);
+    let now = ctx.reporter.clock.now();
+    let steps = match plan(desired, &observed, now, ctx.index.cluster_id()).role? {
+        RoleWork::Steps(steps) => steps,
+        RoleWork::AfterToken => Steps::default(),
+    };
+    Ok(shown(desired, world, &steps, id.as_ref()))
+}
+
+/// Steps as the lines of `status.plan`, in the order in which they would be made.
+fn shown(desired: &Desired, world: &World, steps: &Steps, assumed: Option<&ObjectId>) -> Preview {
+    let version_num = world.observed.server.version_num;
+    let role = show_role_steps(&desired.role, &steps.role, version_num);
+    let mut statements = role.len();
+    let mut lines: Vec<String> = assumed
+        .map(|id| {
+            format!(
+                "-- the object id is that of the principal's token, which mode: Plan does not ask for: {id} \
+                 stands for it here"
+            )
+        })
+        .into_iter()
+        .chain(role)
+        .collect();
+    for (database, steps) in &steps.inside {
+        let inside = show_privilege_steps(&desired.role, steps);
+        statements += inside.len();
+        lines.push(format!("-- database {}", one_line(database)));
+        lines.extend(inside);
+    }
+    lines.extend(steps.problems.iter().map(cannot));
+    Preview {
+        statements,
+        lines: cut(lines),
+        problem: steps.problems.first().cloned(),
+    }
+}
+
+fn cannot(failure: &Failure) -> String {
+    format!("-- cannot: {}", one_line(&failure.message))
+}
+
+/// A comment ends with its line.
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
+fn cut(mut lines: Vec<String>) -> Vec<String> {
+    let mut bytes = 0;
+    let fits = lines.iter().take(LINES).take_while(|line| {
+        bytes += line.len();
+        bytes <= BYTES
+    });
+    let fits = fits.count();
+    let left_out = lines.len() - fits;
+    if left_out > 0 {
+        lines.truncate(fits);
+        lines.push(format!("-- and {left_out} lines more"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_that_is_too_long_is_cut_and_says_so() {
+        let line = "x".repeat(1024);
+        let long = cut(vec![line; 300]);
+        assert_eq!(long.len(), 257);
+        assert_eq!(
+            long.last().map(String::as_str),
+            Some("-- and 44 lines more")
+        );
+        let many = cut(vec![String::new(); LINES + 7]);
+        assert_eq!(many.last().map(String::as_str), Some("-- and 7 lines more"));
+        assert_eq!(cut(vec!["one".to_owned()]), ["one"]);
+    }
+
+    #[test]
+    fn a_message_of_several_lines_stays_a_comment() {
+        let failure = Failure::new(
+            Class::Denied,
+            crate::model::Reason::NotGrantable,
+            "a\nDROP x",
+        );
+        assert_eq!(cannot(&failure), "-- cannot: a DROP x");
+    }
+}

@@ -1,0 +1,509 @@
+//! Shows what became of a principal: status, event, metrics, one log line; and says when to look
+//! again. The only writer of its status.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Resource, ResourceExt};
+
+use crate::api::{EntraPostgresPrincipal, EntraPostgresPrincipalStatus, TokenStatus, VerifyLogin};
+use crate::cluster::EventType;
+use crate::controller::index::{Memory, Tries, key_of};
+use crate::controller::{Context, result_of};
+use crate::model::backoff::delay;
+use crate::model::desired::RECONCILE;
+use crate::model::observed::Hold;
+use crate::model::plan::Plan;
+use crate::model::refresh::{is_clamped, longest_wait, not_yet, renew_at};
+use crate::model::report::{self, LoginOutcome, Outcome, RoleChange, TokenOutcome, notes};
+use crate::model::secret::{Content, SecretFacts, TokenRecord};
+use crate::model::{Class, Desired, Failure, Look, Reason};
+use crate::telemetry::{ObjectKind, ReconcileResult};
+
+use super::execute::Done;
+use super::observe::World;
+use super::publish::Published;
+use super::{Next, proof};
+
+/// When a write is tried again that no condition speaks of.
+const AGAIN: SignedDuration = SignedDuration::from_secs(5);
+
+/// How long a token that was put back is not put back again.
+const AFTER_LOSS: SignedDuration = SignedDuration::from_secs(5);
+
+pub(super) async fn report(
+    object: &EntraPostgresPrincipal,
+    desired: &Desired,
+    world: &World,
+    plan: &Plan,
+    done: Done,
+    mut memory: Memory,
+    ctx: &Context,
+) -> Next {
+    let now = ctx.reporter.clock.now();
+    let settles = done
+        .unsettled
+        .then(|| now.checked_add(AGAIN).ok())
+        .flatten();
+    if desired.suspend {
+        return suspended(object, desired, settles, ctx).await;
+    }
+    let Done {
+        role,
+        problems,
+        notes: advice,
+        refused,
+        change,
+        role_tried,
+        token,
+        token_tried,
+        discarded,
+        unsettled: _,
+    } = done;
+    let mut looks = vec![plan.next_look, settles];
+    if let Err(failure) = discarded {
+        tracing::warn!(object = %desired.key, "could not delete a Secret that is declared no more: {failure}");
+        looks.push(now.checked_add(AGAIN).ok());
+    }
+    let (steps, refusals): (Vec<_>, Vec<_>) = refused.into_iter().unzip();
+    let refusal = together(&refusals);
+    let problems: Vec<Failure> = problems.into_iter().chain(refusal.clone()).collect();
+    let shortfall = together(&problems);
+    let failed = refusal.as_ref().or(role.as_ref().err());
+    let role_tried = role_tried || refusal.is_some();
+    looks.push(
+        memory
+            .role
+            .after(failed.or(shortfall.as_ref()), role_tried, now, &desired.uid),
+    );
+    if let Some(hold) = memory.role.hold.as_mut().filter(|_| !steps.is_empty()) {
+        hold.refused = steps;
+    }
+    let living = present(desired, world).filter(|record| record.expires_at > now);
+    let most = living.map(|record| longest_wait(now, record.expires_at));
+    let failed = token.as_ref().err();
+    looks.push((memory.token).after_within(failed, token_tried, now, &desired.uid, most));
+    let login = login(desired, &token, token_tried);
+    if let Some(LoginOutcome::Tried(tried)) = &login {
+        let failed = tried.as_ref().err();
+        looks.push(memory.login.after(failed, true, now, &desired.uid));
+    }
+    looks.push(proof::next_look(memory.token.hold.as_ref(), now));
+    let published = token.as_ref().ok().and_then(Option::as_ref);
+    if let Some(nothing_newer) = published.and_then(|published| nothing_newer(published, now)) {
+        looks.push(nothing_newer.until);
+        memory.token.hold = Some(nothing_newer);
+    }
+    if published.is_some() && was_lost(&world.observed.secret, &ctx.index.status(object)) {
+        memory.token.hold = Some(after_loss(desired, now));
+    }
+    let present = published
+        .map(|published| published.record.clone())
+        .or_else(|| present(desired, world));
+    let failures = memory.token.failures;
+    ctx.index.remember(&desired.uid, memory);
+    let present = present.filter(|record| record.expires_at > now);
+    let early = failures == 0
+        && (present.as_ref()).is_some_and(|record| is_early(now, due(desired, record), record));
+    let said = present.as_ref().and_then(|record| clamped(desired, record));
+    looks.push((present.as_ref()).and_then(|record| due(desired, record).filter(|due| *due > now)));
+    let old = ctx.index.status(object);
+    let unseen = matches!(world.observed.secret, Look::Unknown(_));
+    let token = desired.token.as_ref().map(|wanted| TokenOutcome {
+        secret: wanted.secret.clone(),
+        present: present
+            .and_then(|record| token_status(desired, &record, failures, ctx))
+            .or_else(|| report::last_seen(&old, &wanted.secret, now).filter(|_| unseen))
+            .or_else(|| none_yet(failures)),
+        failure: token.err().filter(|failure| !(early && is_told(failure))),
+        advice: said,
+        login,
+    });
+    let issued = |token: &TokenOutcome| token.present.as_ref()?.expires_at.clone();
+    if token.as_ref().and_then(issued).is_none() {
+        ctx.reporter.metrics.forget_token(&desired.key);
+    }
+    let outcome = Outcome {
+        role,
+        shortfall,
+        advice,
+        token,
+        change,
+    };
+    let result = result_of(outcome.role_failure().or(outcome.token_failure()));
+    let status = report::principal(&old, desired.generation, &outcome, now);
+    looks.push(write(object, &status, change, ctx).await);
+    Next {
+        at: looks.into_iter().flatten().min(),
+        result,
+    }
+}
+
+/// Both halves are let be; only the finalizer follows what is declared.
+async fn suspended(
+    object: &EntraPostgresPrincipal,
+    desired: &Desired,
+    settles: Option<Timestamp>,
+    ctx: &Context,
+) -> Next {
+    let now = ctx.reporter.clock.now();
+    let status = report::suspended(&ctx.index.status(object), desired.generation, now);
+    let written = write(object, &status, None, ctx).await;
+    Next {
+        at: written.into_iter().chain(settles).min(),
+        result: ReconcileResult::Settled,
+    }
+}
+
+/// What is to be said of the sign-in after this pass.
+fn login(
+    desired: &Desired,
+    token: &Result<Option<Published>, Failure>,
+    tried: bool,
+) -> Option<LoginOutcome> {
+    let verify = desired.token.as_ref()?.verify;
+    (verify != VerifyLogin::Never).then(|| match token {
+        Ok(Some(Published {
+            login: Some(login), ..
+        })) => LoginOutcome::Tried(login.clone()),
+        Err(failure) if tried && failure.reason == Reason::LoginRefused => {
+            LoginOutcome::Tried(Err(failure.clone()))
+        }
+        _ => LoginOutcome::AsBefore,
+    })
+}
+
+/// Somebody said when to come back: nothing was tried, and nothing failed.
+fn is_told(failure: &Failure) -> bool {
+    failure.class == Class::Waiting && failure.retry_after.is_some()
+}
+
+/// In the first quarter of the time that was planned for a renewal it may wait in silence: a short
+/// outage of Entra is not worth a write to each object.
+fn is_early(now: Timestamp, due: Option<Timestamp>, record: &TokenRecord) -> bool {
+    due.is_some_and(|due| {
+        let planned = record.expires_at.duration_since(due);
+        now.duration_since(due) < planned / 4
+    })
+}
+
+/// The exchange brought the token that was there: when to look again.
+fn nothing_newer(published: &Published, now: Timestamp) -> Option<Hold> {
+    published.not_yet.then(|| Hold {
+        until: Some(not_yet(now, published.record.expires_at)),
+        failure: None,
+        refused: Vec::new(),
+    })
+}
+
+/// Says that more time was declared than the token lives.
+fn clamped(desired: &Desired, record: &TokenRecord) -> Option<String> {
+    let renew = desired.token.as_ref()?.renew;
+    let life = record.expires_at.duration_since(record.issued_at);
+    is_clamped(record.issued_at, record.expires_at, renew).then(|| {
+        format!(
+            "token.renewBefore is not less than the token's life of {life:#}: it counts as two thirds of that"
+        )
+    })
+}
+
+/// Only that there were failures: it survives a restart.
+fn none_yet(failures: u32) -> Option<TokenStatus> {
+    (failures > 0).then(|| TokenStatus {
+        failures: Some(i32::try_from(failures).unwrap_or(i32::MAX)),
+        ..TokenStatus::default()
+    })
+}
+
+/// When a token is to be renewed.
+fn due(desired: &Desired, record: &TokenRecord) -> Option<Timestamp> {
+    let token = desired.token.as_ref()?;
+    let TokenRecord {
+        issued_at,
+        expires_at,
+        ..
+    } = record;
+    Some(renew_at(*issued_at, *expires_at, token.renew, &desired.uid))
+}
+
+/// An object that cannot be parsed.
+pub(super) async fn refused(
+    object: &EntraPostgresPrincipal,
+    failure: &Failure,
+    ctx: &Context,
+) -> Next {
+    let generation = object.metadata.generation.unwrap_or_default();
+    let outcome = Outcome {
+        role: Err(failure.clone()),
+        shortfall: None,
+        advice: Vec::new(),
+        token: None,
+        change: None,
+    };
+    let now = ctx.reporter.clock.now();
+    let status = report::principal(&ctx.index.status(object), generation, &outcome, now);
+    let at = write(object, &status, None, ctx).await;
+    Next {
+        at,
+        result: result_of(Some(failure)),
+    }
+}
+
+/// A deletion that waits, and why.
+pub(super) async fn waiting(
+    object: &EntraPostgresPrincipal,
+    failure: &Failure,
+    ctx: &Context,
+) -> Next {
+    let uid = object.uid().unwrap_or_default();
+    let generation = object.metadata.generation.unwrap_or_default();
+    let now = ctx.reporter.clock.now();
+    let asked = object.annotations().get(RECONCILE).map(String::as_str);
+    let mut memory = ctx.index.memory(&uid, generation, asked);
+    let next = memory.role.after(Some(failure), true, now, &uid);
+    ctx.index.remember(&uid, memory);
+    let outcome = Outcome {
+        role: Err(failure.clone()),
+        shortfall: None,
+        advice: Vec::new(),
+        token: None,
+        change: None,
+    };
+    let status = report::principal(&ctx.index.status(object), generation, &outcome, now);
+    let written = write(object, &status, None, ctx).await;
+    Next {
+        at: next.into_iter().chain(written).min(),
+        result: result_of(Some(failure)),
+    }
+}
+
+impl Tries {
+    /// Takes the result of a pass; says when to try again. A half whose steps were tried and failed
+    /// rests until then, whatever wakes the object.
+    pub(super) fn after(
+        &mut self,
+        failure: Option<&Failure>,
+        tried: bool,
+        now: Timestamp,
+        uid: &str,
+    ) -> Option<Timestamp> {
+        self.after_within(failure, tried, now, uid, None)
+    }
+
+    /// The same; what passes by itself is tried again after `most` at the latest, unless the other side
+    /// asked for more.
+    fn after_within(
+        &mut self,
+        failure: Option<&Failure>,
+        tried: bool,
+        now: Timestamp,
+        uid: &str,
+        most: Option<Duration>,
+    ) -> Option<Timestamp> {
+        let rests = self
+            .hold
+            .as_ref()
+            .and_then(|hold| hold.until)
+            .filter(|until| *until > now);
+        let Some(failure) = failure else {
+            // What rests goes on resting while there is nothing to do.
+            let hold = self.hold.take().filter(|_| rests.is_some() && !tried);
+            *self = Self { failures: 0, hold };
+            return None;
+        };
+        if let (Some(until), false) = (rests, tried) {
+            return Some(until);
+        }
+        // Who was told to wait has not tried anything.
+        let told = is_told(failure);
+        self.failures = self.failures.saturating_add(u32::from(!told));
+        let again = match failure.class {
+            // What others refused once it was tried they may take later, and nobody tells us.
+            Class::Invalid if tried => Failure {
+                class: Class::Denied,
+                ..failure.clone()
+            },
+            _ => failure.clone(),
+        };
+        let passes = matches!(again.class, Class::Transient);
+        let most = most.filter(|_| passes);
+        let most = most.map(|most| most.max(again.retry_after.unwrap_or_default()));
+        let wait = delay(&again, self.failures.max(1), uid);
+        let wait = wait.map(|wait| most.map_or(wait, |most| wait.min(most)));
+        let until = wait.and_then(|wait| {
+            now.checked_add(SignedDuration::try_from(wait).unwrap_or(SignedDuration::from_mins(1)))
+                .ok()
+        });
+        self.hold = tried.then(|| Hold {
+            until,
+            failure: Some(failure.clone()),
+            refused: Vec::new(),
+        });
+        until
+    }
+}
+
+/// Writes the status if it differs, then tells about the transition. On failure: when to try again.
+pub(super) async fn write(
+    object: &EntraPostgresPrincipal,
+    status: &EntraPostgresPrincipalStatus,
+    change: Option<RoleChange>,
+    ctx: &Context,
+) -> Option<Timestamp> {
+    let key = key_of(object);
+    let uid = object.uid().unwrap_or_default();
+    let old = ctx.index.status(object);
+    ctx.reporter
+        .tell(ObjectKind::Principal, &key, &status.conditions);
+    if old != *status {
+        let written = ctx
+            .cluster
+            .apply_status::<EntraPostgresPrincipal, _>(&key, &uid, status)
+            .await;
+        if let Err(failure) = written {
+            if failure.reason != Reason::NotLeader {
+                tracing::warn!(object = %key, "could not write the status: {failure}");
+            }
+            return ctx.reporter.clock.now().checked_add(AGAIN).ok();
+        }
+        ctx.index.wrote_status(object, status.clone());
+    }
+    for note in notes(&old.conditions, &status.conditions, change) {
+        let type_ = if note.warning {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
+        log(&key.to_string(), note.warning, &note.reason, &note.note);
+        let reference = object.object_ref(&());
+        ctx.reporter
+            .events
+            .publish(&reference, type_, &note.reason, "Reconcile", &note.note)
+            .await;
+    }
+    None
+}
+
+fn log(object: &str, warning: bool, reason: &str, note: &str) {
+    if warning {
+        tracing::warn!(object, reason, "{note}");
+    } else {
+        tracing::info!(object, reason, "{note}");
+    }
+}
+
+fn present(desired: &Desired, world: &World) -> Option<TokenRecord> {
+    match &world.observed.secret {
+        Look::Known(Some(facts)) if facts.controller.as_ref() == Some(&desired.uid) => {
+            facts.content.record().cloned()
+        }
+        _ => None,
+    }
+}
+
+/// Whether a token that was there once had been taken away or overwritten.
+fn was_lost(secret: &Look<SecretFacts>, status: &EntraPostgresPrincipalStatus) -> bool {
+    match secret {
+        Look::Known(Some(facts)) => facts.content == Content::Broken,
+        Look::Known(None) => status.binding.is_some(),
+        Look::Unknown(_) => false,
+    }
+}
+
+/// Who overwrites a Secret again and again must not have Entra asked each time: that would slow
+/// down everybody. The first time it is put back at once.
+fn after_loss(desired: &Desired, now: Timestamp) -> Hold {
+    let message = format!(
+        "the Secret with the token of {} was overwritten or deleted again within seconds; it is \
+         written again soon: find out who does that",
+        desired.key
+    );
+    Hold {
+        until: now.checked_add(AFTER_LOSS).ok(),
+        failure: Some(Failure::new(
+            Class::Waiting,
+            Reason::SecretOverwritten,
+            message,
+        )),
+        refused: Vec::new(),
+    }
+}
+
+/// One failure out of several: the first that somebody has to act on gives the reason.
+fn together(failures: &[Failure]) -> Option<Failure> {
+    let acts = |failure: &&Failure| matches!(failure.class, Class::Invalid | Class::Denied);
+    let first = failures.iter().find(acts).or(failures.first())?.clone();
+    let others = failures.iter().filter(|failure| **failure != first);
+    let said: Vec<&str> = std::iter::once(&first)
+        .chain(others)
+        .map(|failure| failure.message.as_str())
+        .collect();
+    Some(Failure {
+        message: said.join("; "),
+        ..first.clone()
+    })
+}
+
+/// A token that lives, told to the metrics too.
+fn token_status(
+    desired: &Desired,
+    record: &TokenRecord,
+    failures: u32,
+    ctx: &Context,
+) -> Option<TokenStatus> {
+    let due = due(desired, record)?;
+    let metrics = &ctx.reporter.metrics;
+    metrics.token(&desired.key, record.expires_at, due);
+    let second = |time: Timestamp| Time(Timestamp::from_second(time.as_second()).unwrap_or(time));
+    Some(TokenStatus {
+        issued_at: Some(second(record.issued_at)),
+        expires_at: Some(second(record.expires_at)),
+        renew_at: Some(second(due)),
+        failures: (failures > 0).then(|| i32::try_from(failures).unwrap_or(i32::MAX)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Red when: `after_within` counts who was told to wait, or leaves out `most`.
+    #[test]
+    fn who_waits_for_entra_has_not_failed_and_a_token_near_its_end_does_not_wait_long() {
+        let now = Timestamp::UNIX_EPOCH;
+        let told = Failure::new(Class::Waiting, Reason::EntraUnavailable, "closed");
+        let told = told.retry_after(Duration::from_secs(3));
+        let mut tries = Tries {
+            failures: 7,
+            hold: None,
+        };
+        let wait = |until: Option<Timestamp>| until.expect("a time").duration_since(now).as_secs();
+        let until = tries.after_within(Some(&told), true, now, "uid", None);
+        assert_eq!((tries.failures, wait(until)), (7, 3));
+        let failed = Failure::new(Class::Transient, Reason::EntraUnavailable, "no answer");
+        let most = Some(Duration::from_secs(5));
+        tries.hold = None;
+        let until = tries.after_within(Some(&failed), true, now, "uid", most);
+        assert_eq!((tries.failures, wait(until)), (8, 5));
+        tries.hold = None;
+        let asked = failed.retry_after(Duration::from_secs(60));
+        let until = tries.after_within(Some(&asked), true, now, "uid", most);
+        assert_eq!(wait(until), 60, "the other side knows better");
+    }
+
+    #[test]
+    fn a_step_that_was_refused_as_invalid_rests_and_is_tried_again() {
+        let now = Timestamp::UNIX_EPOCH;
+        let failure = Failure::new(Class::Invalid, Reason::ApiError, "the Secret is immutable");
+        let mut tries = Tries::default();
+        let until = tries.after(Some(&failure), true, now, "uid");
+        assert!(until.is_some_and(|until| until > now), "{until:?}");
+        // A wake before that neither tries nor forgets.
+        assert_eq!(tries.after(Some(&failure), false, now, "uid"), until);
+        assert_eq!(tries.hold.expect("rests").until, until);
+        // What is wrong without a try waits for its change.
+        let mut untried = Tries::default();
+        assert_eq!(untried.after(Some(&failure), false, now, "uid"), None);
+    }
+}

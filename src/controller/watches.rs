@@ -1,0 +1,231 @@
+//! Our own watchers: one task per scope, each with its own backoff, turned into one stream of
+//! changes. Must not decide anything.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{Config, Event, watcher};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::model::ObjectKey;
+
+/// What happened to an object.
+#[derive(Debug)]
+pub enum Change<K> {
+    /// It is there, new or different or the same.
+    Upsert(Arc<K>),
+    /// It is gone.
+    Gone(Arc<K>),
+}
+
+/// Whether the first list of every scope of one kind has arrived.
+pub type Synced = watch::Receiver<bool>;
+
+/// Watches one kind in each of the scopes. `prune` drops what nobody reads, `handle` takes each
+/// change in order.
+pub fn watch<K>(
+    tasks: &mut JoinSet<()>,
+    scopes: Vec<Api<DeserializeGuard<K>>>,
+    config: &Config,
+    handle: impl Fn(Change<K>) + Clone + Send + 'static,
+) -> Vec<Synced>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let mut synced = Vec::new();
+    for api in scopes {
+        let (done, receiver) = watch::channel(false);
+        synced.push(receiver);
+        tasks.spawn(follow(api, config.clone(), handle.clone(), done));
+    }
+    synced
+}
+
+async fn follow<K>(
+    api: Api<DeserializeGuard<K>>,
+    config: Config,
+    handle: impl Fn(Change<K>),
+    done: watch::Sender<bool>,
+) where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let mut known = Known {
+        objects: HashMap::new(),
+        listing: None,
+    };
+    let mut events = watcher(api, config).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                let listed = matches!(event, Event::InitDone);
+                known.take(event).into_iter().for_each(&handle);
+                if listed {
+                    done.send_replace(true);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(kind = %K::kind(&()), "watch interrupted, trying again: {error}");
+            }
+        }
+    }
+}
+
+/// The objects of one scope, so that a list that follows an interruption shows what went away.
+struct Known<K> {
+    objects: HashMap<ObjectKey, Arc<K>>,
+    listing: Option<HashMap<ObjectKey, Arc<K>>>,
+}
+
+impl<K: Resource<DynamicType = ()>> Known<K> {
+    fn take(&mut self, event: Event<DeserializeGuard<K>>) -> Vec<Change<K>> {
+        match event {
+            Event::Apply(DeserializeGuard(Ok(object))) => {
+                let (key, object) = pruned(object);
+                self.objects.insert(key, Arc::clone(&object));
+                vec![Change::Upsert(object)]
+            }
+            Event::Delete(guard) => {
+                let key = key_of(&guard);
+                let gone = self.objects.remove(&key);
+                let gone = guard.0.ok().map(|object| pruned(object).1).or(gone);
+                gone.into_iter().map(Change::Gone).collect()
+            }
+            Event::Init => {
+                self.listing = Some(HashMap::new());
+                Vec::new()
+            }
+            Event::InitApply(DeserializeGuard(Ok(object))) => {
+                let (key, object) = pruned(object);
+                self.listing
+                    .get_or_insert_default()
+                    .insert(key, Arc::clone(&object));
+                vec![Change::Upsert(object)]
+            }
+            Event::Apply(guard) => {
+                unreadable(&guard);
+                Vec::new()
+            }
+            // It is there, so what was last read of it stays.
+            Event::InitApply(guard) => {
+                unreadable(&guard);
+                let key = key_of(&guard);
+                if let Some(last) = self.objects.get(&key) {
+                    let listing = self.listing.get_or_insert_default();
+                    listing.insert(key, Arc::clone(last));
+                }
+                Vec::new()
+            }
+            Event::InitDone => {
+                let listed = self.listing.take().unwrap_or_default();
+                let before = std::mem::replace(&mut self.objects, listed);
+                let gone = before
+                    .into_iter()
+                    .filter(|(key, _)| !self.objects.contains_key(key));
+                gone.map(|(_, object)| Change::Gone(object)).collect()
+            }
+        }
+    }
+}
+
+/// One object that this operator cannot read, made for a newer one perhaps, stops no other.
+fn unreadable<K: Resource<DynamicType = ()>>(guard: &DeserializeGuard<K>) {
+    if let Err(problem) = &guard.0 {
+        let (kind, key) = (K::kind(&()), key_of(guard));
+        tracing::error!(%kind, object = %key, "{kind} {key} cannot be read and is left as it is: {problem}");
+    }
+}
+
+fn key_of(object: &impl ResourceExt) -> ObjectKey {
+    ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any())
+}
+
+fn pruned<K: Resource<DynamicType = ()>>(mut object: K) -> (ObjectKey, Arc<K>) {
+    object.managed_fields_mut().clear();
+    object
+        .annotations_mut()
+        .remove("kubectl.kubernetes.io/last-applied-configuration");
+    (
+        ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any()),
+        Arc::new(object),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::core::ObjectMeta;
+
+    use super::*;
+
+    fn object(name: &str) -> DeserializeGuard<ConfigMap> {
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some("ns".to_owned()),
+            ..Default::default()
+        };
+        DeserializeGuard(Ok(ConfigMap {
+            metadata,
+            ..ConfigMap::default()
+        }))
+    }
+
+    fn unreadable(name: &str) -> DeserializeGuard<ConfigMap> {
+        let json = serde_json::json!({"metadata": {"name": name, "namespace": "ns"}, "data": 1});
+        serde_json::from_value(json).expect("a guard takes everything")
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_not_gone_and_stops_no_other() {
+        let mut known = Known {
+            objects: HashMap::new(),
+            listing: None,
+        };
+        known.take(Event::Apply(object("a")));
+        assert!(known.take(Event::Apply(unreadable("a"))).is_empty());
+        known.take(Event::Init);
+        assert!(known.take(Event::InitApply(unreadable("a"))).is_empty());
+        let changes = known.take(Event::InitApply(object("b")));
+        assert!(matches!(&changes[..], [Change::Upsert(_)]), "{changes:?}");
+        assert!(known.take(Event::InitDone).is_empty());
+        let changes = known.take(Event::Delete(unreadable("a")));
+        assert!(
+            matches!(&changes[..], [Change::Gone(gone)] if gone.name_any() == "a"),
+            "{changes:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_from_a_new_list_is_gone() {
+        let mut known = Known {
+            objects: HashMap::new(),
+            listing: None,
+        };
+        for event in [
+            Event::Init,
+            Event::InitApply(object("a")),
+            Event::InitApply(object("b")),
+            Event::InitDone,
+        ] {
+            assert!(
+                known
+                    .take(event)
+                    .iter()
+                    .all(|change| matches!(change, Change::Upsert(_)))
+            );
+        }
+        known.take(Event::Init);
+        known.take(Event::InitApply(object("b")));
+        let changes = known.take(Event::InitDone);
+        assert!(
+            matches!(&changes[..], [Change::Gone(gone)] if gone.name_any() == "a"),
+            "{changes:?}"
+        );
+    }
+}

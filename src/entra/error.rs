@@ -1,0 +1,221 @@
+//! Turns what an exchange brought back into a failure: class, reason and a sentence that says what
+//! to do. Must not send anything. What varies between equal answers (times, trace ids) stays out of
+//! the sentence, or a status would be written for each attempt.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::claims::Subject;
+use super::complaint::{self, Complaint};
+use super::gate::Verdict;
+use super::transport::{Answer, Problem, Record, is_success};
+use crate::model::{Class, Cloud, Failure, Reason};
+
+/// The pause when an authority asks for one and does not say how long.
+const DEFAULT_THROTTLE: Duration = Duration::from_secs(30);
+/// The same for IMDS, which never says it and forgives within seconds.
+const IMDS_THROTTLE: Duration = Duration::from_secs(5);
+/// IMDS answers 410 while it is upgraded, for at most this long.
+const IMDS_UPGRADE: Duration = Duration::from_secs(70);
+
+/// Who asked for what, for the messages. Prints as who.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) whom: String,
+    /// Client and tenant; empty for managed identities.
+    pub(super) client: String,
+    pub(super) tenant: String,
+    pub(super) cloud: Arc<Cloud>,
+    /// Asked at IMDS, not at the authority.
+    pub(super) managed: bool,
+    /// Asked for the node's own identity, which has no id.
+    pub(super) system_assigned: bool,
+    /// Of the client certificate, if there is one.
+    pub(super) thumbprint: Option<String>,
+    /// What the assertion said of itself.
+    pub(super) subject: Option<Subject>,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.whom)
+    }
+}
+
+/// What the failure says about the other side, for its gate.
+pub(super) fn verdict(failure: &Failure) -> Verdict {
+    match (failure.reason, failure.class) {
+        (Reason::EntraThrottled, _) => {
+            Verdict::Throttles(failure.retry_after.unwrap_or(DEFAULT_THROTTLE))
+        }
+        (_, Class::Transient) => Verdict::Fails(failure.retry_after),
+        (_, Class::Invalid | Class::Denied | Class::Waiting) => Verdict::Answers,
+    }
+}
+
+/// The failure of an exchange that gave no token.
+pub(super) fn failure(asked: &Asked, record: &Record, now: Timestamp) -> Failure {
+    match record {
+        Record::Answered(answer) => asked.answered(answer, now),
+        Record::Failed(problem) => asked.unanswered(problem),
+        Record::Sent => asked.unanswered(&Problem::Timeout),
+        Record::Unsent => asked.unasked(),
+    }
+}
+
+impl Asked {
+    /// Where the token was asked for.
+    pub(super) fn target(&self) -> String {
+        let cloud = &self.cloud;
+        if self.managed {
+            let endpoint = cloud.imds_endpoint.as_deref();
+            format!("IMDS at {}", endpoint.unwrap_or(super::lane::IMDS_ENDPOINT))
+        } else {
+            format!("Entra at {}", cloud.authority.trim_end_matches('/'))
+        }
+    }
+
+    /// The SDK would not even make a request.
+    fn unasked(&self) -> Failure {
+        let target = self.target();
+        let advice = if self.managed {
+            "the operator's environment names another kind of host: remove the variables \
+             IDENTITY_ENDPOINT, IMDS_ENDPOINT and MSI_ENDPOINT"
+                .to_owned()
+        } else {
+            let cloud = &self.cloud.name;
+            format!(
+                "the client id is empty, or the authority of cloud {cloud} in the operator's \
+                 configuration is not an https URL"
+            )
+        };
+        let message = format!("{self} could not ask {target}: {advice}");
+        Failure::new(Class::Denied, Reason::EntraUnavailable, message)
+    }
+
+    fn answered(&self, answer: &Answer, now: Timestamp) -> Failure {
+        let complaint = Complaint::read(&answer.body);
+        let retry_after = answer.retry_after.as_deref();
+        let retry_after = retry_after.and_then(|text| complaint::pause(text, now));
+        let target = self.target();
+        match (answer.status, complaint.code) {
+            (429, _) | (_, Some(90055 | 50196)) => {
+                let message = format!("{target} asked the operator to slow down");
+                let default = if self.managed {
+                    IMDS_THROTTLE
+                } else {
+                    DEFAULT_THROTTLE
+                };
+                Failure::new(Class::Transient, Reason::EntraThrottled, message)
+                    .retry_after(retry_after.unwrap_or(default))
+            }
+            // Whatever the body says.
+            (410, _) if self.managed => self.useless(answer.status, Some(IMDS_UPGRADE)),
+            (408 | 500.., _) | (_, Some(90006 | 90012 | 90024 | 90033 | 90090)) => {
+                self.useless(answer.status, retry_after)
+            }
+            _ if complaint.error.as_deref() == Some("temporarily_unavailable") => {
+                self.useless(answer.status, retry_after)
+            }
+            (status, _) if is_success(status) => self.unanswered(&Problem::Garbled),
+            (_, Some(code)) => self.refused(code, &complaint.quote),
+            (status, None) if self.managed => self.refused_by_imds(status, &complaint),
+            (status, None) => self.refused_without_number(status, &complaint),
+        }
+    }
+
+    fn refused_without_number(&self, status: u16, complaint: &Complaint) -> Failure {
+        let Some(error) = &complaint.error else {
+            let message = format!(
+                "{} answered {self} with status {status} and no error of Entra: look for a proxy \
+                 or firewall between",
+                self.target()
+            );
+            return Failure::new(Class::Transient, Reason::EntraUnavailable, message);
+        };
+        let quote = format!("{error}: {}", complaint.quote);
+        self.denied(Reason::EntraRefused, "refused the identity", &quote)
+    }
+
+    fn useless(&self, status: u16, retry_after: Option<Duration>) -> Failure {
+        let message = format!(
+            "{} answered {self} with status {status}, which usually passes by itself",
+            self.target()
+        );
+        Failure {
+            retry_after,
+            ..Failure::new(Class::Transient, Reason::EntraUnavailable, message)
+        }
+    }
+
+    fn unanswered(&self, problem: &Problem) -> Failure {
+        let target = self.target();
+        let cloud = &self.cloud.name;
+        let text = match problem {
+            Problem::Certificate(text) => format!(
+                "the certificate of {target} is not trusted ({text}): if a company proxy stands between, put \
+                 its CA into the file that --ca-bundle names; if cloud {cloud} has an authority of its \
+                 own, into its caFile"
+            ),
+            Problem::CaFile(what, text) => format!(
+                "{what} cannot be used for cloud {cloud} ({text}): correct the operator's \
+                 configuration"
+            ),
+            Problem::Timeout if self.managed => format!(
+                "{target} did not answer in time: managed identities work only on an Azure node \
+                 whose pods may reach IMDS"
+            ),
+            Problem::Timeout => {
+                format!("{target} did not answer in time: compare network policies and proxies")
+            }
+            Problem::Connection(text) if self.managed => format!(
+                "{target} cannot be reached ({text}): managed identities work only on an Azure \
+                 node whose pods may reach IMDS"
+            ),
+            Problem::Connection(text) => {
+                format!(
+                    "{target} cannot be reached ({text}): compare network policies, HTTPS_PROXY and \
+                     NO_PROXY"
+                )
+            }
+            Problem::Garbled => format!(
+                "{target} gave {self} an answer that has no token and cannot be read: look for a \
+                 proxy between"
+            ),
+        };
+        Failure::new(Class::Transient, Reason::EntraUnavailable, text)
+    }
+
+    fn refused_by_imds(&self, status: u16, complaint: &Complaint) -> Failure {
+        let target = self.target();
+        match status {
+            400 => {
+                let advice = if self.system_assigned {
+                    "is not there: switch the system-assigned identity of the node's virtual \
+                     machine scale set on, or name a user-assigned one in managedIdentity"
+                } else {
+                    "is not assigned to the node: assign it to the node's virtual machine scale \
+                     set, or correct the id"
+                };
+                let message = format!("{self} {advice}");
+                Failure::new(Class::Denied, Reason::IdentityNotAssigned, message)
+            }
+            // IMDS answers so while it is being updated.
+            404 => self.useless(status, None),
+            _ => {
+                let message = format!(
+                    "{target} refused {self} with status {status}: {}",
+                    complaint.quote
+                );
+                Failure::new(Class::Denied, Reason::EntraRefused, message)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/error.rs"]
+mod tests;

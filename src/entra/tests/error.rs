@@ -1,0 +1,156 @@
+//! The table of answers.
+
+use super::*;
+use crate::entra::tests::{CLIENT, TENANT};
+
+fn now() -> Timestamp {
+    "2026-11-24T03:00:00Z".parse().expect("a time")
+}
+
+fn asked() -> Asked {
+    Asked {
+        subject: Some(Subject {
+            issuer: "https://oidc.example/".to_owned(),
+            subject: "system:serviceaccount:orders:app".to_owned(),
+        }),
+        ..Asked::for_test()
+    }
+}
+
+fn at_imds() -> Asked {
+    Asked {
+        whom: "the managed identity with client id m".to_owned(),
+        client: String::new(),
+        tenant: String::new(),
+        managed: true,
+        ..Asked::for_test()
+    }
+}
+
+fn answer(status: u16, body: &str) -> Record {
+    Record::Answered(Answer {
+        status,
+        retry_after: None,
+        body: body.to_owned(),
+    })
+}
+
+fn entra(code: u64) -> Record {
+    let body = format!(
+        r#"{{"error":"invalid_client","error_description":"AADSTS{code}: Because.","error_codes":[{code}]}}"#
+    );
+    answer(401, &body)
+}
+
+#[test]
+fn every_number_has_its_reason_and_class() {
+    use Reason::*;
+    for (code, reason, class, word) in [
+        (
+            70021,
+            FederatedCredentialMissing,
+            Class::Denied,
+            "https://oidc.example/",
+        ),
+        (
+            700_211,
+            FederatedCredentialMissing,
+            Class::Denied,
+            "https://oidc.example/",
+        ),
+        (
+            700_213,
+            FederatedCredentialMissing,
+            Class::Denied,
+            "serviceaccount:orders:app",
+        ),
+        (7_002_131, FederatedCredentialMissing, Class::Denied, CLIENT),
+        (700_024, EntraRefused, Class::Denied, "clock"),
+        (50166, EntraRefused, Class::Denied, "https://oidc.example/"),
+        (700_023, EntraRefused, Class::Denied, "authority of cloud"),
+        (90023, EntraRefused, Class::Denied, "AADSTS90023"),
+        (
+            700_027,
+            EntraRefused,
+            Class::Denied,
+            "https://oidc.example/",
+        ),
+        (700_016, ApplicationNotFound, Class::Denied, CLIENT),
+        (700_011, ApplicationNotFound, Class::Denied, TENANT),
+        (7_000_215, ClientSecretInvalid, Class::Denied, "value"),
+        (7_000_222, ClientSecretInvalid, Class::Denied, "ended"),
+        (90002, TenantNotFound, Class::Denied, TENANT),
+        (500_011, EntraRefused, Class::Denied, "ossrdbms-aad"),
+        (53003, EntraRefused, Class::Denied, "Conditional Access"),
+        (50076, EntraRefused, Class::Denied, "multifactor"),
+        (999_999, EntraRefused, Class::Denied, "AADSTS999999"),
+        (90006, EntraUnavailable, Class::Transient, "passes"),
+        (90012, EntraUnavailable, Class::Transient, "passes"),
+        (90024, EntraUnavailable, Class::Transient, "passes"),
+        (90033, EntraUnavailable, Class::Transient, "passes"),
+        (90090, EntraUnavailable, Class::Transient, "passes"),
+        (90055, EntraThrottled, Class::Transient, "slow down"),
+        (50196, EntraThrottled, Class::Transient, "slow down"),
+    ] {
+        let failure = failure(&asked(), &entra(code), now());
+        assert_eq!((failure.reason, failure.class), (reason, class), "{code}");
+        assert!(failure.message.contains(word), "{code}: {failure}");
+        let closes = verdict(&failure) != Verdict::Answers;
+        assert_eq!(closes, class == Class::Transient, "{code}");
+    }
+}
+
+#[test]
+fn a_number_is_found_in_a_body_that_is_no_json() {
+    let body = "Bad: AADSTS700016: Application with identifier 'c' was not found";
+    let failure = failure(&asked(), &answer(400, body), now());
+    assert_eq!(failure.reason, Reason::ApplicationNotFound);
+    assert!(!failure.message.contains("Bad"), "{failure}");
+}
+
+#[test]
+fn errors_without_a_number_are_told_apart() {
+    let of = |status, body: &str| failure(&asked(), &answer(status, body), now());
+    let body = r#"{"error":"temporarily_unavailable"}"#;
+    assert_eq!(of(400, body).class, Class::Transient);
+    let refused = of(
+        400,
+        r#"{"error":"invalid_scope","error_description":"No."}"#,
+    );
+    assert_eq!(
+        (refused.class, refused.reason),
+        (Class::Denied, Reason::EntraRefused)
+    );
+    assert!(refused.message.contains("invalid_scope: No."), "{refused}");
+    assert_eq!(of(407, "").reason, Reason::EntraUnavailable);
+    assert_eq!(of(404, "<html>").class, Class::Transient);
+}
+
+#[test]
+fn imds_has_rules_of_its_own() {
+    let of = |record: Record| failure(&at_imds(), &record, now());
+    assert_eq!(of(answer(400, "")).reason, Reason::IdentityNotAssigned);
+    assert_eq!(of(answer(410, "")).retry_after, Some(IMDS_UPGRADE));
+    let passing = r#"{"error":"temporarily_unavailable"}"#;
+    assert_eq!(of(answer(410, passing)).retry_after, Some(IMDS_UPGRADE));
+    assert_eq!(of(answer(429, "")).retry_after, Some(IMDS_THROTTLE));
+    assert_eq!(of(answer(403, "")).class, Class::Denied);
+    assert_eq!(of(entra(500_011)).reason, Reason::EntraRefused);
+    let unreachable = of(Record::Failed(Problem::Timeout));
+    assert!(
+        unreachable.message.contains("169.254.169.254"),
+        "{unreachable}"
+    );
+    assert!(unreachable.message.contains("Azure node"), "{unreachable}");
+}
+
+#[test]
+fn the_same_answer_gives_the_same_sentence_each_time() {
+    let body = |time: &str| {
+        format!(
+            r#"{{"error":"invalid_client","error_description":"AADSTS700024: Client assertion is not within its valid time range. Current time: {time}.","error_codes":[700024]}}"#
+        )
+    };
+    let of = |time| failure(&asked(), &answer(401, &body(time)), now()).message;
+    assert_eq!(of("2026-11-24T03:00:00Z"), of("2026-11-24T03:00:01Z"));
+}

@@ -1,0 +1,267 @@
+//! What went wrong, in a form that decides the retry and can be shown to people.
+
+use std::time::Duration;
+
+/// What a failure asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::Display)]
+#[strum(serialize_all = "camelCase")]
+pub enum Class {
+    /// The object itself is wrong: nothing helps until it, or an object it names, changes.
+    Invalid,
+    /// Azure, the server or the cluster refuses: somebody must change something there. Tried
+    /// again slowly, because nobody tells us when they did.
+    Denied,
+    /// Likely to pass by itself: tried again soon, then less often.
+    Transient,
+    /// Nothing is wrong; something must happen first.
+    Waiting,
+}
+
+/// The stable word for a failure, as it stands in conditions, events and metrics.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::EnumIter,
+)]
+pub enum Reason {
+    // -- the object and what it names
+    /// The spec contradicts itself or a rule that the schema cannot express.
+    InvalidSpec,
+    /// The server object does not exist.
+    ServerNotFound,
+    /// The server object exists and is not usable; its own conditions say why.
+    ServerNotReady,
+    /// No tenant entry of the server matches the namespace.
+    NamespaceNotAllowed,
+    /// The server's tenant entries for the namespace do not give what is declared.
+    NotAllowedByServer,
+    /// The cloud is neither built in nor configured.
+    UnknownCloud,
+    /// The host is outside the cloud's server suffixes.
+    HostNotInCloud,
+    /// The identity may not be used in this namespace.
+    IdentityNotAllowed,
+    /// The CA of `spec.tls` is missing or has no certificate.
+    CaInvalid,
+    /// `spec.suspend` is set.
+    Suspended,
+
+    // -- the server
+    /// The first connection is being made.
+    Connecting,
+    /// No connection, or no answer in time.
+    ServerUnreachable,
+    /// The server's certificate is not trusted, or is for another name.
+    CertificateNotTrusted,
+    /// The server refused the administrator's sign-in.
+    AdministratorRefused,
+    /// The administrator signed in and is no Entra administrator.
+    NotAnEntraAdministrator,
+    /// The server is a replica, in recovery or read-only.
+    ServerReadOnly,
+    /// The server answered with an error that has no reason of its own.
+    DatabaseError,
+
+    // -- the role
+    /// The directory has no such principal.
+    PrincipalNotFound,
+    /// Several principals have that name.
+    PrincipalNotUnique,
+    /// The principal is of another type than declared.
+    PrincipalTypeMismatch,
+    /// The object id is an administrator of the server, or on another role.
+    IdentityInUse,
+    /// The role, the record or the token speak of different object ids.
+    ObjectIdMismatch,
+    /// The server does not let a role be bound to another identity.
+    RebindRefused,
+    /// A role of that name exists, was not made for this object, and may not be adopted.
+    RoleExists,
+    /// Another object of this cluster has the role.
+    RoleOwnedByOther,
+    /// An object of another cluster has the role.
+    RoleOwnedByOtherCluster,
+    /// The role is one that is never managed.
+    RoleProtected,
+    /// A database administrator set the role to NOLOGIN.
+    LoginDisabledOnServer,
+    /// The server is too old for what is declared.
+    NotSupportedByVersion,
+    /// A database, schema, object or role that is declared does not exist.
+    ObjectNotFound,
+    /// The operator's administrator may not grant a privilege; the message has the statement for a
+    /// database administrator.
+    NotGrantable,
+    /// The operator's administrator may not take a privilege or membership back that others gave.
+    NotRevocable,
+    /// The operator's administrator has no ADMIN OPTION on a role; the message has the statement for a
+    /// database administrator.
+    MissingAdminOption,
+    /// A parameter in `role.settings` is none that a role may set for itself.
+    SettingNotAllowed,
+    /// The membership would make a role a member of itself.
+    MembershipLoop,
+    /// A database cannot be looked at.
+    DatabaseNotAccessible,
+    /// `mode: Plan`: nothing is changed.
+    PlanOnly,
+    /// The `ConfigMap` with the object id, or its key, does not exist, or it is no object id.
+    ObjectIdNotFound,
+    /// The server object is being deleted and waits for principals that still need it.
+    WaitingForPrincipals,
+    /// The role cannot be dropped: it owns objects or has privileges.
+    RoleOwnsObjects,
+    /// The role cannot be dropped: somebody is signed in as it.
+    RoleInUse,
+    /// The role of a group is not dropped while group sync is on.
+    DropDeferred,
+
+    // -- the Secret
+    /// A Secret of that name exists and was not made for this object.
+    SecretNotOurs,
+    /// Somebody overwrites or deletes the Secret again and again.
+    SecretOverwritten,
+    /// The namespace is being deleted: nothing can be made there.
+    NamespaceTerminating,
+    /// Somebody made the Secret immutable.
+    SecretImmutable,
+    /// The template of the Secret does not parse, names what there is not, or makes what cannot be.
+    TemplateInvalid,
+
+    // -- the token
+    /// The token is an administrator's: it is never written.
+    TokenOfAdministrator,
+    /// The token is not the principal's.
+    TokenOfAnother,
+    /// Nobody has tried to sign in with the token yet.
+    LoginPending,
+    /// The server refused the sign-in with the new token: it is not published.
+    LoginRefused,
+    /// The token is for another audience or tenant, is malformed, or has already ended.
+    TokenInvalid,
+    /// The service account does not exist.
+    ServiceAccountNotFound,
+    /// Client or tenant id is missing, or stands in two places.
+    IdentityIncomplete,
+    /// The Secret with the client secret, or its key, does not exist.
+    ClientSecretNotFound,
+    /// Entra refused the client secret.
+    ClientSecretInvalid,
+    /// The Secret with the client certificate, or one of its keys, does not exist.
+    ClientCertificateNotFound,
+    /// The client certificate cannot be used, or Entra does not know it.
+    ClientCertificateInvalid,
+    /// Entra has no federated credential for the service account.
+    FederatedCredentialMissing,
+    /// Entra has no such application in the tenant.
+    ApplicationNotFound,
+    /// Entra has no such tenant.
+    TenantNotFound,
+    /// The managed identity is not assigned to the node.
+    IdentityNotAssigned,
+    /// Entra refused for another reason; the message has its code.
+    EntraRefused,
+    /// Entra, or the node's IMDS, asked us to slow down.
+    EntraThrottled,
+    /// Entra, or the node's IMDS, did not answer usefully.
+    EntraUnavailable,
+
+    // -- ourselves
+    /// The Kubernetes API refused or failed.
+    ApiError,
+    /// This replica is not, or no longer, the leader.
+    NotLeader,
+    /// A defect of the operator.
+    Internal,
+}
+
+/// Something that did not work: class, stable word, and a sentence that says what failed, on which
+/// object or server, and what to do. Never contains a token or password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What it asks for.
+    pub class: Class,
+    /// The stable word.
+    pub reason: Reason,
+    /// The sentence for people.
+    pub message: String,
+    /// Not before this time from now, if the other side said so.
+    pub retry_after: Option<Duration>,
+    /// What the refused identity was proven by: once that has changed, there is a reason to try
+    /// again at once.
+    pub proof: Option<SourceVersion>,
+}
+
+/// A Secret or service account that proves an identity, as it was at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceVersion(Box<str>);
+
+impl SourceVersion {
+    /// It is not there.
+    pub fn absent() -> Self {
+        Self("absent".into())
+    }
+
+    /// It is there, in this version.
+    pub fn of(uid: &str, resource_version: &str) -> Self {
+        Self(format!("{uid}/{resource_version}").into())
+    }
+}
+
+impl Failure {
+    /// A failure without a wish of the other side for when to try again.
+    pub fn new(class: Class, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            reason,
+            message: message.into(),
+            retry_after: None,
+            proof: None,
+        }
+    }
+
+    /// The same failure of an identity that was proven by this.
+    #[must_use]
+    pub fn proven_by(self, source: SourceVersion) -> Self {
+        Self {
+            proof: Some(source),
+            ..self
+        }
+    }
+
+    /// The same failure, not to be tried again before `delay`.
+    #[must_use]
+    pub fn retry_after(self, delay: Duration) -> Self {
+        Self {
+            retry_after: Some(delay),
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use strum::IntoEnumIterator as _;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_is_in_the_troubleshooting_guide() {
+        let guide = include_str!("../../docs/troubleshooting.md");
+        for reason in Reason::iter() {
+            assert!(
+                guide.contains(&format!("| `{reason}` |")),
+                "{reason} is missing"
+            );
+        }
+    }
+}

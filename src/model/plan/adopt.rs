@@ -1,0 +1,142 @@
+//! How a role that was made for somebody else, or for nobody, becomes this object's.
+
+use super::claim::{Claim, Existing, Ours, declares, gave_all};
+use crate::api::Adoption;
+use crate::model::marker::Marker;
+use crate::model::{Failure, ObjectId, Reason, RoleStep};
+
+impl Existing<'_> {
+    /// The role's object is gone: only the same identity makes it ours.
+    pub(super) fn take_over(
+        &self,
+        found: &Marker,
+        marker: &dyn Fn(Option<&ObjectId>) -> Marker,
+    ) -> Result<Claim, Failure> {
+        let Some(label) = &self.facts.label else {
+            return Err(self.denied(
+                Reason::ObjectIdMismatch,
+                &format!(
+                    "its Entra label is gone, and its former object {} too",
+                    found.key()
+                ),
+            ));
+        };
+        if self.wanted.is_none() && self.desired.takes_id_from_token() {
+            return Ok(Claim::AfterToken);
+        }
+        if self.wanted.is_none() && found.namespace != self.desired.key.namespace {
+            return Err(self.denied(
+                Reason::RoleExists,
+                &format!(
+                    "it was made for {}, which is gone; to take it over from another namespace set \
+                     principal.objectId, so that the identities can be compared",
+                    found.key()
+                ),
+            ));
+        }
+        let bound = &label.object_id;
+        self.same_identity(bound)?;
+        self.same_type(label)?;
+        if found.object_id().as_ref() != Some(bound) {
+            return Err(self.denied(
+                Reason::ObjectIdMismatch,
+                "its Entra label and the marker in its comment speak of different identities",
+            ));
+        }
+        // What an administrator left behind is for another administrator only.
+        if !self.desired.admin && !gave_all(self.facts, &found.asked) {
+            self.unprotected()?;
+        }
+        // Sign-in may be disabled because of a deletion that was called off.
+        let opens = found.closed && !self.facts.can_login && self.desired.attributes.login;
+        Ok(Claim::ours(Ours {
+            before: Vec::new(),
+            marker: Marker {
+                asked: found.asked.clone(),
+                ..marker(Some(bound))
+            },
+            after: opens.then_some(RoleStep::Open).into_iter().collect(),
+            problem: None,
+        }))
+    }
+
+    /// No marker: ours if the status remembers the identity, else adoption decides.
+    pub(super) fn unmarked(
+        &self,
+        marker: &dyn Fn(Option<&ObjectId>) -> Marker,
+    ) -> Result<Claim, Failure> {
+        let label = self.facts.label.as_ref();
+        if let (Some(recorded), Some(label)) = (&self.observed.record.object_id, label)
+            && *recorded == label.object_id
+        {
+            // A status can be written by more people than a role's comment.
+            if !self.desired.admin && !gave_all(self.facts, &declares(self.desired)) {
+                self.unprotected()?;
+            }
+            return Ok(Claim::ours(Ours {
+                before: Vec::new(),
+                marker: marker(Some(recorded)),
+                after: Vec::new(),
+                problem: None,
+            }));
+        }
+        self.adopt(false, marker)
+    }
+
+    /// A role that was there before: it keeps what it owns and its privileges, none of which we count as
+    /// given by us, and can only sign in with Entra any more.
+    /// `closed`: we disabled sign-in for a deletion that ended otherwise.
+    pub(super) fn adopt(
+        &self,
+        closed: bool,
+        marker: &dyn Fn(Option<&ObjectId>) -> Marker,
+    ) -> Result<Claim, Failure> {
+        self.unprotected()?;
+        let label = self.facts.label.as_ref();
+        match (self.desired.adoption, label) {
+            (Adoption::Refuse, _) => {
+                return Err(self.denied(
+                    Reason::RoleExists,
+                    "it was not made for this object; choose another roleName, or set adoption: \
+                     SameIdentity to take it over if it is bound to the same identity",
+                ));
+            }
+            (Adoption::SameIdentity, None) => {
+                return Err(self.denied(
+                    Reason::RoleExists,
+                    "it is not bound to any Entra identity, so adoption: SameIdentity does not take it \
+                     (adoption: Any does)",
+                ));
+            }
+            (Adoption::SameIdentity, Some(_)) | (Adoption::Any, _) => {}
+        }
+        let Some(wanted) = self.wanted else {
+            return if self.desired.takes_id_from_token() {
+                Ok(Claim::AfterToken)
+            } else {
+                Err(self.denied(
+                    Reason::RoleExists,
+                    if self.desired.adoption == Adoption::Any {
+                        "to take it over set principal.objectId: an existing role is not bound by name"
+                    } else {
+                        "to take it over set principal.objectId, so that the identities can be compared"
+                    },
+                ))
+            };
+        };
+        if let (Adoption::SameIdentity, Some(label)) = (self.desired.adoption, label) {
+            self.same_identity(&label.object_id)?;
+            self.same_type(label)?;
+        }
+        let opens = closed && !self.facts.can_login && self.desired.attributes.login;
+        let opens = opens.then_some(RoleStep::Open);
+        Ok(Claim::ours(Ours {
+            before: self.bind(wanted),
+            marker: marker(Some(wanted)),
+            after: std::iter::once(RoleStep::ForgetPassword)
+                .chain(opens)
+                .collect(),
+            problem: None,
+        }))
+    }
+}

@@ -1,0 +1,302 @@
+//! Whose a role is that is there already: this object's, or why it is not. Decides nothing about rights.
+
+use super::Steps;
+use crate::api::Adoption;
+use crate::model::desired::RESTORE;
+use crate::model::marker::Marker;
+use crate::model::observed::{MarkerOwner, Observed};
+use crate::model::{
+    Asked, Class, Desired, EntraLabel, Failure, ObjectId, Reason, RoleFacts, RoleName, RoleStep,
+    entra_type, rights,
+};
+
+/// Whether a role that is there is this object's.
+pub(super) enum Claim {
+    /// The object id comes from the principal's own token: get that first.
+    AfterToken,
+    /// It is, or becomes it.
+    Ours(Box<Ours>),
+}
+
+impl Claim {
+    pub(super) fn ours(ours: Ours) -> Self {
+        Self::Ours(Box::new(ours))
+    }
+}
+
+/// What makes a role this object's.
+pub(super) struct Ours {
+    /// Before the marker is written.
+    pub before: Vec<RoleStep>,
+    /// The marker, with what was asked for so far.
+    pub marker: Marker,
+    /// After it.
+    pub after: Vec<RoleStep>,
+    /// What is left as it is and people must know.
+    pub problem: Option<Failure>,
+}
+
+impl Ours {
+    pub(super) fn steps(
+        self,
+        found: Option<&Marker>,
+        desired: &Desired,
+        facts: &RoleFacts,
+        observed: &Observed,
+    ) -> Steps {
+        let rights = rights::plan(desired, &self.marker.asked, Some(facts), observed);
+        let marker = Marker {
+            asked: rights.asked,
+            role_oid: facts.oid.to_string(),
+            ..self.marker
+        };
+        let mark = (found != Some(&marker)).then(|| RoleStep::Mark(marker.to_comment()));
+        let role = self.before.into_iter().chain(mark).chain(self.after);
+        Steps {
+            role: role.chain(rights.steps).collect(),
+            inside: rights.inside,
+            problems: self.problem.into_iter().chain(rights.problems).collect(),
+            notes: rights.notes,
+        }
+    }
+}
+
+/// Of one identity the server has one role only.
+pub(super) fn not_in_use(
+    desired: &Desired,
+    observed: &Observed,
+    id: &ObjectId,
+) -> Result<(), Failure> {
+    let holder = observed
+        .holders
+        .as_ref()
+        .and_then(|holders| holders.get(id));
+    let Some(holder) = holder.filter(|holder| holder.role != desired.role) else {
+        return Ok(());
+    };
+    let what = if holder.admin {
+        "an Entra administrator of the server, as"
+    } else {
+        "already on"
+    };
+    let message = format!(
+        "object id {id} is {what} role {:?}: an identity has one role on a server; remove that role, \
+         or declare another principal",
+        holder.role.as_str()
+    );
+    Err(Failure::new(Class::Denied, Reason::IdentityInUse, message))
+}
+
+/// Whether all administrative rights of a role are such as its object asked for.
+pub fn gave_all(facts: &RoleFacts, asked: &Asked) -> bool {
+    let RoleFacts {
+        label,
+        attributes,
+        memberships,
+        privileged,
+        ..
+    } = facts;
+    let administrator = label.as_ref().is_some_and(|label| label.admin);
+    let made_creator = asked.attributes.contains("createRole");
+    let mut joined = memberships.keys().map(RoleName::as_str).peekable();
+    let by_memberships =
+        joined.peek().is_some() && joined.all(|role| asked.member_of.contains(role));
+    !administrator && (!attributes.create_role || made_creator) && (!privileged || by_memberships)
+}
+
+/// What an object asks for that may be administrative.
+pub(super) fn declares(desired: &Desired) -> Asked {
+    let creator = desired.attributes.create_role == Some(true);
+    let joined = desired.member_of.keys().map(RoleName::as_str);
+    Asked {
+        attributes: creator
+            .then(|| "createRole".to_owned())
+            .into_iter()
+            .collect(),
+        member_of: joined.map(str::to_owned).collect(),
+        ..Asked::default()
+    }
+}
+
+/// A role of the wanted name is there.
+pub(super) struct Existing<'a> {
+    pub desired: &'a Desired,
+    pub observed: &'a Observed,
+    pub facts: &'a RoleFacts,
+    /// The object id that is declared.
+    pub declared: Option<&'a ObjectId>,
+    /// The same, or else what is recorded or the token says.
+    pub wanted: Option<&'a ObjectId>,
+    pub literal: bool,
+}
+
+impl Existing<'_> {
+    pub(super) fn claim(
+        &self,
+        found: Option<&Marker>,
+        marker: &dyn Fn(Option<&ObjectId>) -> Marker,
+    ) -> Result<Claim, Failure> {
+        match (self.observed.marker_owner, found) {
+            (Some(MarkerOwner::Us), Some(found)) if self.is_borne_out(found) => self.keep(found),
+            (Some(MarkerOwner::Gone | MarkerOwner::FormerCluster), Some(found)) => {
+                let taken = self.take_over(found, marker);
+                // It was not made for this object, and its own is gone.
+                taken.or_else(|failure| match self.desired.adoption {
+                    Adoption::Any if failure.reason != Reason::RoleProtected => {
+                        self.adopt(found.closed, marker)
+                    }
+                    _ => Err(failure),
+                })
+            }
+            (Some(MarkerOwner::Other), Some(found)) => Err(self.owned_by(
+                Reason::RoleOwnedByOther,
+                &format!("EntraPostgresPrincipal {}", found.key()),
+            )),
+            (Some(MarkerOwner::OtherCluster), Some(found)) => Err(self.owned_by(
+                Reason::RoleOwnedByOtherCluster,
+                &format!(
+                    "EntraPostgresPrincipal {} of cluster {}",
+                    found.key(),
+                    found.cluster
+                ),
+            )),
+            _ => self.unmarked(marker),
+        }
+    }
+
+    /// Whether more than the comment says that the role is ours: a role with CREATEROLE can write
+    /// comments. The status remembers it, or it bears the very identity and has no rights to gain but
+    /// those that this object gave: the operator may have ended before it could write the status.
+    fn is_borne_out(&self, found: &Marker) -> bool {
+        let recorded = found.object_id();
+        let remembered = self.observed.record.object_id.is_some();
+        let label = self.facts.label.as_ref();
+        let bears = label.is_some_and(|label| Some(&label.object_id) == recorded.as_ref());
+        let gains = || !gave_all(self.facts, &found.asked) && self.unprotected().is_err();
+        remembered || (bears && (self.desired.admin || !gains()))
+    }
+
+    /// The role is ours: put back what was changed.
+    fn keep(&self, found: &Marker) -> Result<Claim, Failure> {
+        let desired = self.desired;
+        // What is declared is the consent to another identity; else the id first resolved decides.
+        let target = self
+            .declared
+            .cloned()
+            .or_else(|| found.object_id())
+            .ok_or_else(|| {
+                self.denied(
+                    Reason::ObjectIdMismatch,
+                    "the marker in its comment has no object id",
+                )
+            })?;
+        let before = self.bind(&target);
+        let mut marker = Marker {
+            object_id: target.to_string(),
+            closed: false,
+            ..found.clone()
+        };
+        let shut = desired.attributes.login && !self.facts.can_login;
+        let by_us = found.closed || found.asked.attributes.contains("login");
+        let restore = desired.restore.is_some() && desired.restore != found.restored;
+        if restore {
+            marker.restored.clone_from(&desired.restore);
+        }
+        if found.closed && !desired.attributes.login {
+            marker.asked.attributes.insert("login".to_owned());
+        }
+        let opens = shut && (found.closed || (restore && !by_us));
+        let problem = (shut && !by_us && !restore).then(|| {
+            self.denied(
+                Reason::LoginDisabledOnServer,
+                &format!(
+                    "a database administrator set it to NOLOGIN: it stays so until they set it to LOGIN, \
+                     or annotation {RESTORE} of the EntraPostgresPrincipal gets a new value"
+                ),
+            )
+        });
+        Ok(Claim::ours(Ours {
+            before,
+            marker,
+            after: opens.then_some(RoleStep::Open).into_iter().collect(),
+            problem,
+        }))
+    }
+
+    /// Binds the role, unless it is bound so.
+    pub(super) fn bind(&self, target: &ObjectId) -> Vec<RoleStep> {
+        let Desired {
+            kind, admin, mfa, ..
+        } = *self.desired;
+        let label = (!self.bound_to(target)).then(|| RoleStep::Label {
+            object_id: target.clone(),
+            kind,
+            admin,
+            mfa,
+        });
+        label.into_iter().collect()
+    }
+
+    pub(super) fn bound_to(&self, target: &ObjectId) -> bool {
+        let Desired {
+            kind, admin, mfa, ..
+        } = self.desired;
+        self.facts.label.as_ref().is_some_and(|label| {
+            label.object_id == *target
+                && label.entra_type == entra_type(*kind)
+                && label.admin == *admin
+                && label.mfa == *mfa
+        })
+    }
+
+    pub(super) fn same_identity(&self, bound: &ObjectId) -> Result<(), Failure> {
+        match self.wanted {
+            Some(wanted) if wanted != bound => Err(self.denied(
+                Reason::ObjectIdMismatch,
+                &format!("it is bound to object id {bound}, wanted is {wanted}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn same_type(&self, label: &EntraLabel) -> Result<(), Failure> {
+        if label.entra_type == entra_type(self.desired.kind) {
+            return Ok(());
+        }
+        Err(self.denied(
+            Reason::PrincipalTypeMismatch,
+            &format!(
+                "it is bound to a principal of type {}: correct spec.principal.type, or choose another \
+                 roleName",
+                label.entra_type
+            ),
+        ))
+    }
+
+    /// Roles with administrative rights change hands only where the server names them literally,
+    /// administrators never.
+    pub(super) fn unprotected(&self) -> Result<(), Failure> {
+        let administrator = self.facts.label.as_ref().is_some_and(|label| label.admin);
+        if administrator || (self.facts.is_administrative() && !self.literal) {
+            return Err(self.denied(
+                Reason::RoleProtected,
+                "it is an administrator or has administrative rights and is never taken over; choose \
+                 another roleName",
+            ));
+        }
+        Ok(())
+    }
+
+    fn owned_by(&self, reason: Reason, owner: &str) -> Failure {
+        self.denied(
+            reason,
+            &format!("it belongs to {owner}; delete that object, or choose another roleName"),
+        )
+    }
+
+    pub(super) fn denied(&self, reason: Reason, what: &str) -> Failure {
+        let Desired { role, server, .. } = self.desired;
+        let message = format!("role {:?} exists on server {server}: {what}", role.as_str());
+        Failure::new(Class::Denied, reason, message)
+    }
+}

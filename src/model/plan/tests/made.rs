@@ -1,0 +1,187 @@
+//! A role that is not there, is as declared, or has drifted; an identity has one role.
+
+use super::*;
+
+#[test]
+fn nothing_is_done_when_the_role_is_as_declared() {
+    let Plan {
+        role,
+        token,
+        discard,
+        next_look,
+    } = plan(
+        &desired(),
+        &there(facts(), Some(MarkerOwner::Us)),
+        noon(),
+        CLUSTER,
+    );
+    assert_eq!(
+        (role, token, next_look),
+        (Ok(RoleWork::Steps(Steps::default())), Ok(None), None)
+    );
+    assert!(discard.is_empty());
+}
+
+#[test]
+fn an_absent_role_is_made_and_an_unknown_one_is_not() {
+    let steps = steps(&desired(), &observed());
+    assert!(
+        matches!(&steps[..], [RoleStep::Create(new)] if new.object_id == Some(id(OURS))),
+        "{steps:?}"
+    );
+    let cause = Failure::new(Class::Transient, Reason::ServerUnreachable, "");
+    let unknown = Observed {
+        role: Look::Unknown(cause),
+        ..observed()
+    };
+    assert_eq!(role(&desired(), &unknown), Err(Reason::ServerUnreachable));
+}
+
+#[test]
+fn the_first_object_id_decides_when_a_role_is_made_again() {
+    let by_name = Desired {
+        object_id: None,
+        ..desired()
+    };
+    let record = Record {
+        object_id: Some(id(OTHER)),
+        adopted: false,
+    };
+    let again = steps(
+        &by_name,
+        &Observed {
+            record,
+            ..observed()
+        },
+    );
+    assert!(matches!(&again[..], [RoleStep::Create(new)] if new.object_id == Some(id(OTHER))));
+    let first = steps(&by_name, &observed());
+    assert!(
+        matches!(&first[..], [RoleStep::Create(new)] if new.object_id.is_none() && new.marker.contains("{objectId}"))
+    );
+}
+
+#[test]
+fn an_application_with_a_token_is_never_looked_up_by_name() {
+    let application = with_token(Desired {
+        object_id: None,
+        ..desired()
+    });
+    assert_eq!(role(&application, &observed()), Ok(RoleWork::AfterToken));
+    let known = Observed {
+        token_object_id: Some(id(OTHER)),
+        ..observed()
+    };
+    let steps = steps(&application, &known);
+    assert!(matches!(&steps[..], [RoleStep::Create(new)] if new.object_id == Some(id(OTHER))));
+    let group = Desired {
+        kind: PrincipalType::Group,
+        ..application
+    };
+    assert!(matches!(role(&group, &observed()), Ok(RoleWork::Steps(_))));
+}
+
+#[test]
+fn an_identity_has_one_role_on_a_server() {
+    for admin in [true, false] {
+        let holder = Holder {
+            role: RoleName::parse("elsewhere").expect("a name"),
+            admin,
+        };
+        let holders = Some(BTreeMap::from([(id(OURS), holder)]));
+        let taken = Observed {
+            holders,
+            ..observed()
+        };
+        assert_eq!(role(&desired(), &taken), Err(Reason::IdentityInUse));
+    }
+}
+
+#[test]
+fn drift_of_the_label_is_put_back() {
+    let expected = |steps: &[RoleStep]| matches!(steps, [RoleStep::Label { object_id, .. }] if *object_id == id(OURS));
+    let mut cases = vec![None, Some(label(OTHER))];
+    for change in [
+        EntraLabel {
+            admin: true,
+            ..label(OURS)
+        },
+        EntraLabel {
+            mfa: true,
+            ..label(OURS)
+        },
+        EntraLabel {
+            entra_type: "user".to_owned(),
+            ..label(OURS)
+        },
+    ] {
+        cases.push(Some(change));
+    }
+    for drifted in cases {
+        let steps = steps(
+            &desired(),
+            &there(
+                RoleFacts {
+                    label: drifted.clone(),
+                    ..facts()
+                },
+                Some(MarkerOwner::Us),
+            ),
+        );
+        assert!(expected(&steps), "{drifted:?}: {steps:?}");
+    }
+}
+
+#[test]
+fn a_changed_object_id_in_the_spec_is_the_consent_to_bind_anew() {
+    let consent = Desired {
+        object_id: Some(id(OTHER)),
+        ..desired()
+    };
+    let steps = steps(&consent, &there(facts(), Some(MarkerOwner::Us)));
+    assert!(
+        matches!(&steps[..], [RoleStep::Label { object_id, .. }, RoleStep::Mark(marker)]
+            if *object_id == id(OTHER) && marker.contains(OTHER)),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn what_the_server_does_not_give_stops_both_halves() {
+    let refusal = Failure::new(Class::Denied, Reason::NotAllowedByServer, "");
+    let refused = Observed {
+        allowance: Err(refusal),
+        ..observed()
+    };
+    let Plan { role, token, .. } = plan(&with_token(desired()), &refused, noon(), CLUSTER);
+    assert_eq!(role.map_err(|f| f.reason), Err(Reason::NotAllowedByServer));
+    assert_eq!(token.map_err(|f| f.reason), Err(Reason::NotAllowedByServer));
+}
+
+#[test]
+fn a_failed_step_rests_and_what_needs_no_step_does_not() {
+    let failure = Failure::new(Class::Denied, Reason::PrincipalNotFound, "");
+    let until = noon() + minutes(1);
+    let hold = Some(Hold {
+        until: Some(until),
+        failure: Some(failure),
+        refused: Vec::new(),
+    });
+    let resting = Observed {
+        role_hold: hold.clone(),
+        ..observed()
+    };
+    let decided = plan(&desired(), &resting, noon(), CLUSTER);
+    assert_eq!(
+        decided.role.map_err(|f| f.reason),
+        Err(Reason::PrincipalNotFound)
+    );
+    assert_eq!(decided.next_look, Some(until));
+    let right = Observed {
+        role_hold: hold,
+        ..there(facts(), Some(MarkerOwner::Us))
+    };
+    assert_eq!(steps(&desired(), &right), []);
+    let later = plan(&desired(), &resting, until, CLUSTER);
+    assert!(later.role.is_ok());
+}

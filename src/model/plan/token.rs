@@ -1,0 +1,131 @@
+//! The token's half of the decision: issue, renew, repair, or leave alone.
+
+use jiff::Timestamp;
+
+use super::TokenStep;
+use crate::api::VerifyLogin;
+use crate::model::observed::{Hold, Login, Observed};
+use crate::model::refresh::renew_at;
+use crate::model::secret::{Content, SecretFacts, TokenRecord, identity_of};
+use crate::model::{Class, Desired, DesiredToken, Failure, Look, Reason};
+
+/// The token's step, and when it will be due next.
+pub(super) fn token_work(
+    desired: &Desired,
+    observed: &Observed,
+    now: Timestamp,
+) -> (Result<Option<TokenStep>, Failure>, Option<Timestamp>) {
+    let Some(token) = &desired.token else {
+        return (Ok(None), None);
+    };
+    let allowed = observed
+        .allowance
+        .clone()
+        .and(observed.identity_allowed.clone());
+    if let Err(failure) = allowed {
+        return (Err(failure), None);
+    }
+    let facts = match &observed.secret {
+        Look::Unknown(cause) => return (Err(cause.clone()), None),
+        Look::Known(facts) => facts.as_ref(),
+    };
+    if let Some(foreign) = facts.filter(|facts| facts.controller.as_ref() != Some(&desired.uid)) {
+        return (Err(not_ours(desired, &token.secret, foreign)), None);
+    }
+    if let Err(failure) = &token.layout {
+        return (Err(failure.clone()), None);
+    }
+    let due = |record: &TokenRecord| {
+        renew_at(
+            record.issued_at,
+            record.expires_at,
+            token.renew,
+            &desired.uid,
+        )
+    };
+    let identity = identity_of(&token.identity);
+    let (step, renewal) = match facts.map(|facts| &facts.content) {
+        None => (Some(TokenStep::Issue), None),
+        Some(Content::Immutable(_)) => return (Err(immutable(desired, &token.secret)), None),
+        Some(Content::Broken) => (Some(TokenStep::Renew { expires: None }), None),
+        // Whoever declares another identity wants its token now, and not the one before's.
+        Some(Content::Intact(record) | Content::Differs(record)) if record.identity != identity => {
+            (Some(TokenStep::Renew { expires: None }), None)
+        }
+        Some(Content::Intact(record) | Content::Differs(record))
+            if due(record) <= now || is_asked_for(desired, record) =>
+        {
+            (
+                Some(TokenStep::Renew {
+                    expires: Some(record.expires_at),
+                }),
+                None,
+            )
+        }
+        Some(Content::Differs(record)) => (Some(TokenStep::Repair), Some(due(record))),
+        Some(Content::Intact(record)) => (untried(token, observed, now), Some(due(record))),
+    };
+    // That there was nothing newer is a reason to wait only while the present token is there.
+    let lives = matches!(step, Some(TokenStep::Renew { expires: Some(_) }));
+    let rests = observed.token_hold.as_ref();
+    let rests = rests.filter(|hold| hold.failure.is_some() || lives);
+    // What else is declared does not wait for a newer token.
+    let differs = facts.is_some_and(|facts| matches!(facts.content, Content::Differs(_)));
+    match (
+        step,
+        rests.filter(|hold| hold.until.is_none_or(|until| until > now)),
+    ) {
+        (Some(TokenStep::Renew { expires: Some(_) }), Some(Hold { until, .. })) if differs => {
+            (Ok(Some(TokenStep::Repair)), *until)
+        }
+        (Some(TokenStep::Issue | TokenStep::Renew { .. }), Some(hold)) => {
+            (hold.failure.clone().map_or(Ok(None), Err), hold.until)
+        }
+        (step, _) => (Ok(step), renewal),
+    }
+}
+
+/// Kubernetes lets nobody write it, so that nothing is asked for it.
+fn immutable(desired: &Desired, name: &str) -> Failure {
+    let message = format!(
+        "Secret {}/{name} was made immutable, so that its token cannot be renewed: delete the Secret, and \
+         a new one is made at once",
+        desired.key.namespace
+    );
+    Failure::new(Class::Denied, Reason::SecretImmutable, message)
+}
+
+/// Whether somebody wants a new token now. Each value is obeyed once: the Secret remembers it.
+fn is_asked_for(desired: &Desired, record: &TokenRecord) -> bool {
+    desired.renew.is_some() && desired.renew != record.renewed
+}
+
+/// The sign-in that could not be tried when the token was published, or was not wanted then.
+fn untried(token: &DesiredToken, observed: &Observed, now: Timestamp) -> Option<TokenStep> {
+    let Login { verified, hold } = &observed.login;
+    let rests = |hold: &Hold| hold.until.is_none_or(|until| until > now);
+    let wanted = token.verify != VerifyLogin::Never && !verified;
+    (wanted && !hold.as_ref().is_some_and(rests)).then_some(TokenStep::Verify)
+}
+
+/// The Secret belongs to somebody else.
+pub fn not_ours(desired: &Desired, name: &str, facts: &SecretFacts) -> Failure {
+    if facts.namesake {
+        let message = format!(
+            "Secret {}/{name} is still that of the deleted object of this name: a new one is made as \
+             soon as Kubernetes has collected it",
+            desired.key.namespace
+        );
+        return Failure::new(Class::Waiting, Reason::SecretNotOurs, message);
+    }
+    let owner = facts.controller.as_deref().map_or_else(
+        || "nobody's; delete it".to_owned(),
+        |uid| format!("controlled by the object with uid {uid}"),
+    );
+    let message = format!(
+        "Secret {}/{name} exists and was not made for this object (it is {owner}): it is not touched; \
+         choose another token.secret.name",
+        desired.key.namespace
+    );
+    Failure::new(Class::Denied, Reason::SecretNotOurs, message)
+}

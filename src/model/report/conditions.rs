@@ -1,0 +1,158 @@
+//! Conditions: how a result becomes one, and when its time changes. Must not decide what a result is.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::{READY, RECONCILING, STALLED};
+use crate::model::{Class, Failure};
+
+/// One condition before it has a time.
+pub(super) struct Verdict {
+    pub status: &'static str,
+    pub reason: String,
+    pub message: String,
+}
+
+impl From<&Condition> for Verdict {
+    fn from(condition: &Condition) -> Self {
+        let status = match condition.status.as_str() {
+            "True" => "True",
+            "False" => "False",
+            _ => "Unknown",
+        };
+        Self {
+            status,
+            reason: condition.reason.clone(),
+            message: condition.message.clone(),
+        }
+    }
+}
+
+impl Verdict {
+    pub(super) fn is_true(reason: &str, message: String) -> Self {
+        Self {
+            status: "True",
+            reason: reason.to_owned(),
+            message,
+        }
+    }
+
+    /// What may pass by itself leaves the condition unknown; the rest makes it false.
+    pub(super) fn of(failure: &Failure) -> Self {
+        let status = match failure.class {
+            Class::Invalid | Class::Denied => "False",
+            Class::Transient | Class::Waiting => "Unknown",
+        };
+        let Failure {
+            reason, message, ..
+        } = failure;
+        Self {
+            status,
+            reason: reason.to_string(),
+            message: message.clone(),
+        }
+    }
+}
+
+/// The worst half decides; of equals the first.
+pub(super) fn ready<const N: usize>(halves: [Option<&Verdict>; N]) -> Verdict {
+    let halves: Vec<&Verdict> = halves.into_iter().flatten().collect();
+    let worst = ["False", "Unknown"]
+        .iter()
+        .find_map(|status| halves.iter().find(|half| half.status == *status));
+    match worst {
+        Some(half) => Verdict {
+            status: half.status,
+            reason: half.reason.clone(),
+            message: half.message.clone(),
+        },
+        None => Verdict::is_true(
+            READY,
+            halves
+                .iter()
+                .map(|half| half.message.as_str())
+                .collect::<Vec<_>>()
+                .join("; "),
+        ),
+    }
+}
+
+/// Builds conditions; the time of one changes only with its status word.
+pub(super) struct Conditions<'a> {
+    old: &'a [Condition],
+    generation: i64,
+    now: Timestamp,
+    new: Vec<Condition>,
+}
+
+impl<'a> Conditions<'a> {
+    pub(super) fn new(old: &'a [Condition], generation: i64, now: Timestamp) -> Self {
+        // Status holds whole seconds.
+        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        Self {
+            old,
+            generation,
+            now,
+            new: Vec::new(),
+        }
+    }
+
+    pub(super) fn put(&mut self, kind: &str, verdict: Verdict) {
+        let before = self.old.iter().find(|condition| condition.type_ == kind);
+        let since = before
+            .filter(|condition| condition.status == verdict.status)
+            .map_or(Time(self.now), |condition| {
+                condition.last_transition_time.clone()
+            });
+        self.new.push(Condition {
+            type_: kind.to_owned(),
+            status: verdict.status.to_owned(),
+            reason: verdict.reason,
+            message: shortened(verdict.message),
+            observed_generation: Some(self.generation),
+            last_transition_time: since,
+        });
+    }
+
+    pub(super) fn keep(&mut self, kinds: &[&str]) {
+        let kept = self
+            .old
+            .iter()
+            .filter(|condition| kinds.contains(&condition.type_.as_str()));
+        self.new.extend(kept.cloned());
+    }
+
+    /// Stalled if somebody must change something, else reconciling if anything is not well.
+    pub(super) fn put_kstatus(&mut self, failures: &[&Failure]) {
+        let stuck = failures
+            .iter()
+            .find(|f| matches!(f.class, Class::Invalid | Class::Denied));
+        let (kind, failure) = match (stuck, failures.first()) {
+            (Some(failure), _) => (STALLED, failure),
+            (None, Some(failure)) => (RECONCILING, failure),
+            (None, None) => return,
+        };
+        let verdict = Verdict {
+            status: "True",
+            ..Verdict::of(failure)
+        };
+        self.put(kind, verdict);
+    }
+
+    pub(super) fn finish(self) -> Vec<Condition> {
+        self.new
+    }
+}
+
+/// The API allows 32,768 bytes; people read less.
+fn shortened(message: String) -> String {
+    const MOST: usize = 8192;
+    if message.len() <= MOST {
+        return message;
+    }
+    let end = (0..=MOST)
+        .rev()
+        .find(|end| message.is_char_boundary(*end))
+        .unwrap_or(0);
+    format!("{}…", message.get(..end).unwrap_or_default())
+}

@@ -1,0 +1,81 @@
+//! Which events people should see: pure, from conditions before and after.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::{ADVISED, READY, ROLE_SYNCED, RoleChange};
+use crate::model::Reason;
+
+impl RoleChange {
+    /// The event that tells it.
+    fn note(self) -> Note {
+        let note = match self {
+            Self::RoleCreated => "the role was made",
+            Self::RoleBound => "the role's Entra label was set as declared",
+            Self::RoleAdopted => {
+                "the role was there before: from now on it is this principal's; it keeps what it owns and \
+                 its privileges, and its password was taken away"
+            }
+            Self::RoleMarked => "the marker in the role's comment was written again",
+            Self::RoleAltered => {
+                "attributes, settings, memberships or privileges of the role were changed as declared"
+            }
+        };
+        let reason: &'static str = self.into();
+        Note {
+            warning: false,
+            reason: reason.to_owned(),
+            note: note.to_owned(),
+        }
+    }
+}
+
+/// An event that people should see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Normal, or a warning.
+    pub warning: bool,
+    /// The stable word.
+    pub reason: String,
+    /// The sentence.
+    pub note: String,
+}
+
+/// The events of a change of conditions: transitions only, one at a time. `change` is what was
+/// done to the role; it is worth an event of its own only on an object that was ready already, or if a
+/// role was taken over.
+pub fn notes(old: &[Condition], new: &[Condition], change: Option<RoleChange>) -> Vec<Note> {
+    let find = |conditions: &[Condition], kind: &str| {
+        conditions
+            .iter()
+            .find(|condition| condition.type_ == kind)
+            .cloned()
+    };
+    let (before, after) = (find(old, READY), find(new, READY));
+    let Some(after) = after else {
+        return Vec::new();
+    };
+    let was_ready = before.as_ref().is_some_and(|ready| ready.status == "True");
+    let is_ready = after.status == "True";
+    let same =
+        before.is_some_and(|ready| ready.status == after.status && ready.reason == after.reason);
+    let quiet = [Reason::Suspended, Reason::Connecting].map(|reason| reason.to_string());
+    let transition = (!same && !quiet.contains(&after.reason)).then(|| Note {
+        warning: !is_ready && after.reason != Reason::PlanOnly.to_string(),
+        reason: after.reason,
+        note: after.message,
+    });
+    let told = transition.is_none() && was_ready;
+    let change = change.filter(|change| told || *change == RoleChange::RoleAdopted);
+    let synced = |conditions| find(conditions, ROLE_SYNCED);
+    let advised = |conditions| synced(conditions).filter(|synced| synced.reason == ADVISED);
+    let advice = advised(new).filter(|_| is_ready && advised(old).is_none());
+    let advice = advice.map(|synced| Note {
+        warning: true,
+        reason: synced.reason,
+        note: synced.message,
+    });
+    (change.map(RoleChange::note).into_iter())
+        .chain(transition)
+        .chain(advice)
+        .collect()
+}

@@ -1,0 +1,69 @@
+//! What `mode: Plan` shows.
+
+use jiff::Timestamp;
+
+use super::conditions::{Conditions, Verdict};
+use super::{READY, ROLE_SYNCED, TOKEN_ISSUED};
+use crate::api::EntraPostgresPrincipalStatus;
+use crate::model::{Failure, Reason};
+
+/// What `mode: Plan` shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preview {
+    /// How many statements would be sent.
+    pub statements: usize,
+    /// The statements, and comments.
+    pub lines: Vec<String>,
+    /// What cannot be as declared; the first of several.
+    pub problem: Option<Failure>,
+}
+
+impl Preview {
+    fn message(&self) -> String {
+        let Self {
+            statements,
+            problem,
+            ..
+        } = self;
+        let what = match (statements, problem) {
+            (0, None) => "all is as declared".to_owned(),
+            (0, Some(problem)) => format!("there is nothing to do but what cannot be: {problem}"),
+            (1, None) => "1 statement would be sent, see status.plan".to_owned(),
+            (count, None) => format!("{count} statements would be sent, see status.plan"),
+            (count, Some(problem)) => {
+                let s = if *count == 1 { "" } else { "s" };
+                format!(
+                    "{count} statement{s} would be sent, see status.plan; not all can be: {problem}"
+                )
+            }
+        };
+        format!("mode: Plan, nothing is changed: {what}")
+    }
+}
+
+/// The status of a principal in `mode: Plan`; role and token as last seen. While nobody can say what would
+/// be done, the plan is as it was.
+pub fn planned(
+    old: &EntraPostgresPrincipalStatus,
+    generation: i64,
+    preview: Result<&Preview, &Failure>,
+    now: Timestamp,
+) -> EntraPostgresPrincipalStatus {
+    let mut conditions = Conditions::new(&old.conditions, generation, now);
+    conditions.put(
+        READY,
+        preview.map_or_else(Verdict::of, |preview| Verdict {
+            status: "False",
+            reason: Reason::PlanOnly.to_string(),
+            message: preview.message(),
+        }),
+    );
+    conditions.keep(&[ROLE_SYNCED, TOKEN_ISSUED]);
+    conditions.put_kstatus(&preview.err().into_iter().collect::<Vec<_>>());
+    EntraPostgresPrincipalStatus {
+        observed_generation: Some(generation),
+        conditions: conditions.finish(),
+        plan: preview.map_or_else(|_| old.plan.clone(), |preview| preview.lines.clone()),
+        ..old.clone()
+    }
+}

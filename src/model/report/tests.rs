@@ -1,0 +1,223 @@
+//! Statuses and events as tables.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::*;
+
+fn ready(status: &str, reason: &str) -> Vec<Condition> {
+    let mut conditions = Conditions::new(&[], 1, Timestamp::UNIX_EPOCH);
+    let verdict = Verdict::is_true(reason, "a message".to_owned());
+    conditions.put(READY, verdict);
+    let mut all = conditions.finish();
+    for condition in &mut all {
+        status.clone_into(&mut condition.status);
+    }
+    all
+}
+
+fn told(old: &[Condition], new: &[Condition], change: RoleChange) -> Vec<(bool, String)> {
+    let notes = notes(old, new, Some(change)).into_iter();
+    notes.map(|note| (note.warning, note.reason)).collect()
+}
+
+// Red when: notes() tells of a change only where nothing else is told.
+#[test]
+fn an_adoption_is_always_told_and_other_changes_only_of_what_was_ready() {
+    let good = ready("True", "Ready");
+    let bad = ready("False", "RoleExists");
+    let note = |reason: &str| (false, reason.to_owned());
+    let adopted = RoleChange::RoleAdopted;
+    assert_eq!(
+        told(&bad, &good, adopted),
+        [note("RoleAdopted"), note("Ready")]
+    );
+    assert_eq!(told(&good, &good, adopted), [note("RoleAdopted")]);
+    let altered = RoleChange::RoleAltered;
+    assert_eq!(told(&good, &good, altered), [note("RoleAltered")]);
+    assert_eq!(told(&bad, &good, altered), [note("Ready")]);
+    assert_eq!(told(&bad, &bad, altered), []);
+    // To look at a plan is no trouble.
+    let shown = ready("False", "PlanOnly");
+    assert_eq!(
+        notes(&good, &shown, None).first().map(|note| note.warning),
+        Some(false)
+    );
+}
+
+#[test]
+fn a_plan_is_shown_and_goes_with_its_mode() {
+    let now = Timestamp::UNIX_EPOCH;
+    let old = EntraPostgresPrincipalStatus {
+        role: Some(RoleStatus::default()),
+        token: Some(TokenStatus::default()),
+        ..EntraPostgresPrincipalStatus::default()
+    };
+    let preview = |statements, lines: &[&str]| Preview {
+        statements,
+        lines: lines.iter().map(|&line| line.to_owned()).collect(),
+        problem: None,
+    };
+    let shown = planned(&old, 1, Ok(&preview(1, &["GRANT"])), now);
+    assert_eq!(shown.plan, ["GRANT"]);
+    assert_eq!((&shown.role, &shown.token), (&old.role, &old.token));
+    let [condition] = &shown.conditions[..] else {
+        panic!("{shown:?}");
+    };
+    assert_eq!(
+        (condition.status.as_str(), condition.reason.as_str()),
+        ("False", "PlanOnly")
+    );
+    assert!(condition.message.contains("1 statement "), "{condition:?}");
+    let nothing = planned(&shown, 2, Ok(&preview(0, &[])), now);
+    assert!(
+        nothing.plan.is_empty() && nothing.conditions[0].message.contains("all is as declared")
+    );
+    // While nobody can look, what was seen last stays.
+    let away = Failure::new(Class::Transient, Reason::ServerUnreachable, "away");
+    let unseen = planned(&shown, 2, Err(&away), now);
+    assert_eq!(
+        (unseen.plan, unseen.conditions[0].status.as_str()),
+        (shown.plan.clone(), "Unknown")
+    );
+    assert!(suspended(&shown, 2, now).plan.is_empty());
+}
+
+fn with_login(login: Option<LoginOutcome>, old: &[Condition]) -> Vec<(String, String, String)> {
+    let outcome = Outcome {
+        role: Ok(RoleStatus {
+            name: "api".to_owned(),
+            ..RoleStatus::default()
+        }),
+        shortfall: None,
+        advice: Vec::new(),
+        token: Some(TokenOutcome {
+            secret: "api".to_owned(),
+            present: Some(TokenStatus {
+                expires_at: Some(Time(Timestamp::UNIX_EPOCH)),
+                ..TokenStatus::default()
+            }),
+            failure: None,
+            advice: None,
+            login,
+        }),
+        change: None,
+    };
+    let before = EntraPostgresPrincipalStatus {
+        conditions: old.to_vec(),
+        ..EntraPostgresPrincipalStatus::default()
+    };
+    let status = principal(&before, 1, &outcome, Timestamp::UNIX_EPOCH);
+    let told = status.conditions.into_iter();
+    told.map(|c| (c.type_, c.status, c.reason)).collect()
+}
+
+// Red when: an Unknown sign-in makes Ready Unknown, or what was known is forgotten in the next pass.
+#[test]
+fn only_a_refused_sign_in_is_a_fault_and_what_was_tried_stays_known() {
+    let failed = |class, reason| LoginOutcome::Tried(Err(Failure::new(class, reason, "why")));
+    let refused = failed(Class::Denied, Reason::LoginRefused);
+    let away = failed(Class::Transient, Reason::ServerUnreachable);
+    let no_database = failed(Class::Denied, Reason::DatabaseNotAccessible);
+    let is =
+        |login: Option<LoginOutcome>, old: &[Condition], expected: Option<(&str, &str)>, good| {
+            let told = with_login(login.clone(), old);
+            let find = |type_: &str| told.iter().find(|(found, ..)| found == type_);
+            let verified = find(LOGIN_VERIFIED).map(|(_, status, reason)| (&**status, &**reason));
+            assert_eq!(verified, expected, "{login:?}");
+            let ready = find(READY).map(|(_, status, _)| status.as_str());
+            assert_eq!(ready, Some(good), "{login:?}");
+            assert_eq!(find(STALLED).is_some(), good == "False", "{login:?}");
+            assert!(find(RECONCILING).is_none(), "{login:?}");
+        };
+    let unknown = |reason| Some(("Unknown", reason));
+    is(None, &[], None, "True");
+    is(
+        Some(LoginOutcome::Tried(Ok(()))),
+        &[],
+        Some(("True", "SignedIn")),
+        "True",
+    );
+    is(Some(refused), &[], Some(("False", "LoginRefused")), "False");
+    is(Some(away), &[], unknown("ServerUnreachable"), "True");
+    is(
+        Some(no_database),
+        &[],
+        unknown("DatabaseNotAccessible"),
+        "True",
+    );
+    is(
+        Some(LoginOutcome::AsBefore),
+        &[],
+        unknown("LoginPending"),
+        "True",
+    );
+    let mut before = ready("True", "SignedIn");
+    before[0].type_ = LOGIN_VERIFIED.to_owned();
+    is(
+        Some(LoginOutcome::AsBefore),
+        &before,
+        Some(("True", "SignedIn")),
+        "True",
+    );
+}
+
+#[test]
+fn a_token_that_nobody_can_look_at_is_kept_while_it_lives() {
+    let time = |second| Timestamp::from_second(second).expect("a time");
+    let token = TokenStatus {
+        expires_at: Some(Time(time(100))),
+        ..TokenStatus::default()
+    };
+    let old = EntraPostgresPrincipalStatus {
+        binding: Some(SecretBinding {
+            name: "api".to_owned(),
+        }),
+        token: Some(token.clone()),
+        ..EntraPostgresPrincipalStatus::default()
+    };
+    assert_eq!(last_seen(&old, "api", time(99)), Some(token));
+    assert_eq!(last_seen(&old, "api", time(100)), None);
+    assert_eq!(last_seen(&old, "other", time(99)), None);
+}
+
+// Red when: server() shows the session's state only, or leaves out why nobody can be dropped.
+#[test]
+fn a_server_whose_deletion_waits_is_not_ready_whatever_its_session_says() {
+    let waits = Failure::new(
+        Class::Waiting,
+        Reason::WaitingForPrincipals,
+        "waits for a/b",
+    );
+    let facts = ServerFacts {
+        version: "18.1".to_owned(),
+        administrator: "boss".to_owned(),
+        unmanaged: crate::api::Unmanaged::default(),
+    };
+    let ca = Failure::new(Class::Denied, Reason::CaInvalid, "no ConfigMap");
+    for (connected, is_connected, also, kstatus) in [
+        (Ok(facts), "True", "", RECONCILING),
+        (Err(ca), "False", "no ConfigMap", STALLED),
+    ] {
+        let outcome = ServerOutcome {
+            connected,
+            waits: Some(waits.clone()),
+            principals: crate::api::PrincipalCounts::default(),
+        };
+        let old = EntraPostgresServerStatus::default();
+        let status = server(&old, 1, &outcome, Timestamp::UNIX_EPOCH);
+        let [ready, connected, progress] = &status.conditions[..] else {
+            panic!("{status:?}");
+        };
+        assert_eq!(
+            (ready.type_.as_str(), ready.status.as_str()),
+            (READY, "False")
+        );
+        assert_eq!(ready.reason, "WaitingForPrincipals");
+        assert!(ready.message.starts_with("waits for a/b") && ready.message.contains(also));
+        assert_eq!(connected.status, is_connected);
+        assert_eq!(
+            (progress.type_.as_str(), progress.status.as_str()),
+            (kstatus, "True")
+        );
+    }
+}

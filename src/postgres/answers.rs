@@ -1,0 +1,372 @@
+//! What a session does with the answers it gets: folds them into the catalog, tells who waits for
+//! them, and gives broken connections up.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinError;
+use tokio::time::Instant;
+
+use crate::model::{
+    Catalog, Class, Facts, Failure, Interest, Reason, RoleName, RoleStep, RoleView, Subjects,
+};
+
+use super::change::{Made, Trouble};
+use super::connect::Link;
+use super::drop::DropOutcome;
+use super::error::unreachable;
+use super::inside::Came;
+use super::refusal::lesson;
+use super::session::{Applied, Change, DropRequest, Look};
+use super::worker::{End, Slot, Touch, Worker};
+
+/// How long no further connection is tried after one could not be opened.
+const NO_MORE: Duration = Duration::from_secs(30);
+
+/// What a message, or several, came to.
+#[derive(Debug)]
+pub(super) enum Finished {
+    Snapshot {
+        slot: u64,
+        began: u64,
+        took: Duration,
+        result: Box<Result<Catalog, Failure>>,
+    },
+    Asked {
+        slot: u64,
+        looks: Vec<Look>,
+        result: Result<Facts, Trouble>,
+    },
+    Changed {
+        slot: u64,
+        slow: bool,
+        change: Change,
+        result: Result<Made, Trouble>,
+    },
+    Dropped {
+        slot: u64,
+        request: DropRequest,
+        result: Result<DropOutcome, Trouble>,
+    },
+    Opened {
+        slot: u64,
+        result: Result<Link, Failure>,
+    },
+    /// In that database.
+    Inside(u64, String, Came),
+}
+
+/// A caller that has gone away needs no answer.
+pub(super) fn reply<T>(to: oneshot::Sender<T>, answer: T) {
+    let _ = to.send(answer);
+}
+
+impl Worker {
+    /// Takes in what a message came to; says if that was the end.
+    pub fn finished(&mut self, finished: Result<Finished, JoinError>) -> Option<End> {
+        let finished = match finished {
+            Ok(finished) => finished,
+            Err(error) => {
+                let message = format!("a task of {} broke: {error}", self.server);
+                return Some(End::Failed(Failure::new(
+                    Class::Transient,
+                    Reason::Internal,
+                    message,
+                )));
+            }
+        };
+        match finished {
+            Finished::Snapshot {
+                slot,
+                began,
+                took,
+                result,
+            } => {
+                // One of before the connections were made anew would undo what came since.
+                self.snapping.take_if(|of| *of == slot)?;
+                self.release(slot, false);
+                self.snapshot_taken(slot, began, took, *result)
+            }
+            Finished::Asked {
+                slot,
+                looks,
+                result,
+            } => {
+                self.asking.take_if(|of| *of == slot);
+                self.release(slot, false);
+                self.answered(slot, looks, result)
+            }
+            Finished::Changed {
+                slot,
+                slow,
+                change,
+                result,
+            } => {
+                self.release(slot, slow);
+                self.changed(slot, change, result)
+            }
+            Finished::Dropped {
+                slot,
+                request,
+                result,
+            } => {
+                self.release(slot, false);
+                self.dropped(slot, request, result)
+            }
+            Finished::Opened { slot, result } => {
+                self.opened(slot, result);
+                None
+            }
+            Finished::Inside(slot, database, came) => self.finished_inside(slot, &database, came),
+        }
+    }
+
+    fn snapshot_taken(
+        &mut self,
+        slot: u64,
+        began: u64,
+        took: Duration,
+        result: Result<Catalog, Failure>,
+    ) -> Option<End> {
+        match result {
+            Ok(catalog) => {
+                self.shared.stats.snapshot(took);
+                self.publish(catalog, began);
+                None
+            }
+            Err(failure) => {
+                self.shared.stats.snapshot_failed();
+                if failure.reason == Reason::ServerUnreachable {
+                    return self.lost(slot, &failure.message);
+                }
+                Some(End::Failed(failure))
+            }
+        }
+    }
+
+    fn answered(
+        &mut self,
+        slot: u64,
+        looks: Vec<Look>,
+        result: Result<Facts, Trouble>,
+    ) -> Option<End> {
+        match result {
+            Ok(facts) => {
+                self.fold(facts);
+                for look in looks {
+                    let view = self.view(&look.role, &look.interest);
+                    reply(look.reply, view);
+                }
+                None
+            }
+            Err(trouble) => {
+                for look in looks {
+                    // A question can do no harm twice, but one that costs connections is not asked
+                    // for ever.
+                    if trouble.broken && !look.again {
+                        self.asked.push(Look {
+                            again: true,
+                            ..look
+                        });
+                    } else {
+                        reply(look.reply, Err(trouble.failure.clone()));
+                    }
+                }
+                self.after(slot, &trouble)
+            }
+        }
+    }
+
+    fn changed(&mut self, slot: u64, change: Change, result: Result<Made, Trouble>) -> Option<End> {
+        match result {
+            Ok(Made { facts, refused }) => {
+                self.learn(&change, &refused);
+                self.fold(facts);
+                let now = self.view(&change.role, &change.interest);
+                reply(change.reply, now.map(|now| Applied { now, refused }));
+                None
+            }
+            Err(trouble) => self.doubt(slot, &change.role, change.reply, &trouble),
+        }
+    }
+
+    /// Whether the server lets us manage what others made shows when we try.
+    fn learn(&mut self, change: &Change, refused: &[(RoleStep, Failure)]) {
+        let learned = {
+            let status = self.shared.status.borrow();
+            let catalog = status.catalog.as_deref();
+            catalog.and_then(|catalog| lesson(catalog, &change.role, &change.steps, refused))
+        };
+        if learned.is_some() && learned != self.improved_control {
+            self.improved_control = learned;
+            self.shared.status.send_modify(|status| {
+                if let Some(catalog) = &mut status.catalog {
+                    Arc::make_mut(catalog).improved_control = learned;
+                }
+            });
+        }
+    }
+
+    fn dropped(
+        &mut self,
+        slot: u64,
+        request: DropRequest,
+        result: Result<DropOutcome, Trouble>,
+    ) -> Option<End> {
+        let DropRequest {
+            role, reply: to, ..
+        } = request;
+        match result {
+            // Its sign-in was closed.
+            Ok(outcome @ DropOutcome::Hangs(_)) => {
+                self.forget(&role);
+                reply(to, Ok(outcome));
+                None
+            }
+            Ok(outcome) => {
+                let names = BTreeSet::from([role]);
+                self.fold(Facts {
+                    target_names: names.clone(),
+                    names,
+                    ..Facts::default()
+                });
+                reply(to, Ok(outcome));
+                None
+            }
+            Err(trouble) => self.doubt(slot, &role, to, &trouble),
+        }
+    }
+
+    fn opened(&mut self, id: u64, result: Result<Link, Failure>) {
+        self.opening = false;
+        match result {
+            // The connections are being made anew.
+            Ok(_) if self.slots.is_empty() => {}
+            Ok(link) => {
+                let link = Arc::new(link);
+                self.slots.push(Slot {
+                    id,
+                    link,
+                    busy: 0,
+                    slow: false,
+                });
+                self.count_open();
+            }
+            Err(failure) => {
+                tracing::warn!(server = %self.shared.spec.server, "working with fewer connections: {failure}");
+                self.no_more_until = Some(Instant::now() + NO_MORE);
+            }
+        }
+    }
+
+    /// Nobody knows what the role is now: the next look asks.
+    fn doubt<T>(
+        &mut self,
+        slot: u64,
+        role: &RoleName,
+        to: oneshot::Sender<Result<T, Failure>>,
+        trouble: &Trouble,
+    ) -> Option<End> {
+        self.forget(role);
+        reply(to, Err(trouble.failure.clone()));
+        self.after(slot, trouble)
+    }
+
+    fn forget(&mut self, role: &RoleName) {
+        self.touch(Subjects {
+            targets: BTreeSet::from([role.clone()]),
+            ..Subjects::role(role)
+        });
+        self.shared.status.send_modify(|status| {
+            if let Some(catalog) = &mut status.catalog {
+                Arc::make_mut(catalog).doubt(role);
+            }
+        });
+    }
+
+    fn fold(&mut self, facts: Facts) {
+        self.touch(Subjects {
+            names: facts.names.clone(),
+            ids: facts.ids.clone(),
+            targets: facts.target_names.clone(),
+            databases: facts.database_names.clone(),
+        });
+        let mut retargeted = BTreeSet::new();
+        let names = facts.names.clone();
+        self.shared.status.send_modify(|status| {
+            if let Some(catalog) = &mut status.catalog {
+                retargeted = catalog.retargeted(&facts);
+                Arc::make_mut(catalog).fold(facts);
+            }
+        });
+        if retargeted.is_empty() {
+            return;
+        }
+        let waiting: BTreeSet<RoleName> = {
+            let interests = self.shared.interests();
+            let interested = interests.iter().filter(|(role, interest)| {
+                !names.contains(*role) && !interest.targets.is_disjoint(&retargeted)
+            });
+            interested.map(|(role, _)| role.clone()).collect()
+        };
+        self.tell_of(waiting);
+    }
+
+    fn touch(&mut self, subjects: Subjects) {
+        self.sequence += 1;
+        if self.snapping.is_some() {
+            let sequence = self.sequence;
+            self.touched.push(Touch { sequence, subjects });
+        }
+    }
+
+    fn view(&self, role: &RoleName, interest: &Interest) -> Result<RoleView, Failure> {
+        let status = self.shared.status.borrow();
+        let view = status
+            .catalog
+            .as_ref()
+            .and_then(|catalog| catalog.view(role, interest));
+        view.ok_or_else(|| {
+            let message = format!(
+                "{} said nothing about role {:?}; it is asked again",
+                self.server,
+                role.as_str()
+            );
+            Failure::new(Class::Transient, Reason::DatabaseError, message)
+        })
+    }
+
+    pub fn release(&mut self, id: u64, slow: bool) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == id) {
+            slot.busy = slot.busy.saturating_sub(1);
+            slot.slow &= !slow;
+        }
+    }
+
+    /// Gives a broken connection up.
+    pub fn after(&mut self, slot: u64, trouble: &Trouble) -> Option<End> {
+        if trouble.broken {
+            self.lost(slot, &trouble.failure.message)
+        } else {
+            None
+        }
+    }
+
+    pub fn lost(&mut self, id: u64, cause: &str) -> Option<End> {
+        if self.rooms.ended(id) {
+            self.count_open();
+            return None;
+        }
+        let at = self.slots.iter().position(|slot| slot.id == id)?;
+        let slot = self.slots.remove(at);
+        slot.link.cut();
+        self.snapping.take_if(|of| *of == id);
+        self.count_open();
+        self.slots.is_empty().then(|| {
+            let what = format!("the connection to {} was lost", self.server);
+            End::Lost(unreachable(&self.server, &what, cause))
+        })
+    }
+}

@@ -1,0 +1,337 @@
+//! Opens a connection: TLS with chain and name verified, always, and sign-in with a token as
+//! password. The only place in this module that reads a token. Must not ask for tokens, nor retry.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use postgres_protocol::escape::escape_identifier;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+use tokio::task::AbortHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::model::{Class, Failure, Reason, RoleName};
+use crate::ports::AccessToken;
+
+use super::error::{About, chain, classify, unreachable};
+use super::sql::identifier;
+
+/// How long each kind of thing may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, TLS and sign-in together.
+    pub connect: Duration,
+    /// One statement.
+    pub statement: Duration,
+    /// Waiting for a lock.
+    pub lock: Duration,
+}
+
+/// Where a server is and how it is spoken to.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// The server as people know it, for sentences.
+    pub server: String,
+    /// Host name as given: the certificate must be for it.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Verifies the server.
+    pub tls: MakeRustlsConnect,
+}
+
+/// Reads certificates from PEM text; anything but CERTIFICATE blocks is ignored.
+pub fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem).flatten().collect()
+}
+
+/// The platform's root certificates. Empty, with a warning in the log, where there are none.
+pub fn platform_roots() -> Vec<CertificateDer<'static>> {
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        tracing::warn!(errors = ?found.errors, "found no root certificates on this machine: servers without spec.tls will not be trusted");
+    }
+    found.certs
+}
+
+/// TLS that trusts only these roots.
+pub fn tls(roots: &[CertificateDer<'static>]) -> Result<MakeRustlsConnect, Failure> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(roots.iter().cloned());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| {
+            let message = format!("could not prepare TLS: {error}");
+            Failure::new(Class::Denied, Reason::Internal, message)
+        })?;
+    let config = config.with_root_certificates(store).with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Link {
+    /// Sends messages; dropping it lets the connection end when nothing is under way.
+    pub client: Client,
+    driver: AbortHandle,
+}
+
+impl Link {
+    /// Ends the connection although an answer is outstanding that may never come.
+    pub fn cut(&self) {
+        self.driver.abort();
+    }
+}
+
+/// A connection that nobody drives yet.
+type Attached = (
+    Client,
+    tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>,
+);
+
+/// Why there is no connection.
+pub enum Unopened {
+    /// An answer, or none any more.
+    Refused(tokio_postgres::Error),
+    /// No answer in time.
+    Late,
+}
+
+impl Unopened {
+    /// What that means.
+    pub fn failure(&self, endpoint: &Endpoint, user: &RoleName, database: &str) -> Failure {
+        let server = &endpoint.server;
+        match self {
+            Self::Refused(error) => refusal(server, user, database, error),
+            Self::Late => {
+                let cause = format!("no sign-in within {:?}", endpoint.timeouts.connect);
+                unreachable(server, &format!("could not connect to {server}"), &cause)
+            }
+        }
+    }
+}
+
+/// Signs in.
+pub async fn attach(
+    endpoint: &Endpoint,
+    user: &RoleName,
+    token: &AccessToken,
+    database: &str,
+) -> Result<Attached, Unopened> {
+    let config = config(endpoint, user, token, database);
+    let connecting = config.connect(endpoint.tls.clone());
+    match tokio::time::timeout(endpoint.timeouts.connect, connecting).await {
+        Ok(attached) => attached.map_err(Unopened::Refused),
+        Err(_) => Err(Unopened::Late),
+    }
+}
+
+/// Opens a connection and drives it in a task of its own; `on_end` is told why it ended.
+pub async fn open(
+    endpoint: &Endpoint,
+    user: &RoleName,
+    token: &AccessToken,
+    database: &str,
+    on_end: impl FnOnce(String) + Send + 'static,
+) -> Result<Link, Failure> {
+    let attached = attach(endpoint, user, token, database).await;
+    let (client, mut connection) =
+        attached.map_err(|unopened| unopened.failure(endpoint, user, database))?;
+    let server = endpoint.server.clone();
+    let driver = tokio::spawn(async move {
+        let mut messages = futures::stream::poll_fn(move |cx| connection.poll_message(cx));
+        let cause = loop {
+            match messages.next().await {
+                Some(Ok(AsyncMessage::Notice(notice))) => {
+                    tracing::debug!(
+                        server,
+                        sqlstate = notice.code().code(),
+                        "server says: {}",
+                        notice.message()
+                    );
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break chain(&error),
+                None => break "the connection was closed".to_owned(),
+            }
+        };
+        on_end(cause);
+    });
+    Ok(Link {
+        client,
+        driver: driver.abort_handle(),
+    })
+}
+
+fn config(
+    endpoint: &Endpoint,
+    user: &RoleName,
+    token: &AccessToken,
+    database: &str,
+) -> tokio_postgres::Config {
+    let Timeouts {
+        connect,
+        statement,
+        lock,
+    } = endpoint.timeouts;
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(&endpoint.host)
+        .port(endpoint.port)
+        .user(user.as_str())
+        .password(token.expose())
+        .dbname(database)
+        // With rustls this is verify-full; the driver's default would fall back to clear text.
+        .ssl_mode(SslMode::Require)
+        .application_name("entra-postgres-operator")
+        .connect_timeout(connect)
+        .tcp_user_timeout(Duration::from_secs(30))
+        .keepalives_idle(Duration::from_secs(30))
+        .keepalives_interval(Duration::from_secs(10))
+        .keepalives_retries(3)
+        // Compiling a catalog query takes longer than the query.
+        // Whoever may create functions in schema public would else have ours call theirs, with the
+        // rights of the administrator.
+        .options(format!(
+            "-c search_path=pg_catalog,pg_temp -c jit=off -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={}",
+            statement.as_millis().max(1),
+            lock.as_millis().max(1),
+            statement.as_millis().max(1),
+        ));
+    config
+}
+
+/// What an error of a sign-in means.
+pub fn refusal(
+    server: &str,
+    user: &RoleName,
+    database: &str,
+    error: &tokio_postgres::Error,
+) -> Failure {
+    let what = format!("could not connect to {server}");
+    if let Some(problem) = certificate_problem(error) {
+        let message = format!("{what}: {problem}");
+        return Failure::new(Class::Denied, Reason::CertificateNotTrusted, message);
+    }
+    if let Some(answer) = error.as_db_error() {
+        let code = answer.code().code();
+        if let Some(advice) = not_accessible(code, user, database) {
+            let message = format!(
+                "{what}: database {database:?}: {said} [SQLSTATE {code}]; {advice}",
+                said = answer.message()
+            );
+            return Failure::new(Class::Denied, Reason::DatabaseNotAccessible, message);
+        }
+        let about = About {
+            server,
+            role: Some(user),
+            action: "sign in as",
+        };
+        return classify(about, error);
+    }
+    unreachable(server, &what, &chain(error))
+}
+
+/// What to do where only this database is not for us.
+fn not_accessible(code: &str, user: &RoleName, database: &str) -> Option<String> {
+    let statement = format!(
+        "GRANT CONNECT ON DATABASE {} TO {}",
+        escape_identifier(database),
+        identifier(user)
+    );
+    match code {
+        "3D000" => Some("make the database, or correct its name: it is case-sensitive".to_owned()),
+        "42501" => Some(format!("by hand, as its owner: {statement}")),
+        "55000" => Some(
+            "it does not take connections: ALTER DATABASE ... ALLOW_CONNECTIONS true".to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+/// Says what is wrong with the server's TLS, if that is what the error is about.
+fn certificate_problem(error: &tokio_postgres::Error) -> Option<String> {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(tls) = as_tls_error(current) {
+            return describe(tls);
+        }
+        if current.to_string() == "server does not support TLS" {
+            let text = "it does not speak TLS, and a token is never sent in clear text; check host and port";
+            return Some(text.to_owned());
+        }
+        cause = current.source();
+    }
+    None
+}
+
+fn as_tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    let inner = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    inner.or_else(|| error.downcast_ref::<rustls::Error>())
+}
+
+fn describe(error: &rustls::Error) -> Option<String> {
+    let rustls::Error::InvalidCertificate(problem) = error else {
+        return None;
+    };
+    Some(match problem {
+        CertificateError::UnknownIssuer => {
+            "its certificate was issued by an authority that is not trusted; set spec.tls to the authority's certificate if it is a private one".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("its certificate is for another name ({problem}); set spec.host to a name in the certificate")
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            format!("its certificate has expired ({problem}); renew it, or check this machine's clock")
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            format!("its certificate is not valid yet ({problem}); check this machine's clock")
+        }
+        other => format!("its certificate is not acceptable ({other})"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::model::ObjectId;
+
+    #[test]
+    fn nothing_outside_pg_catalog_is_ever_called() {
+        let second = Duration::from_secs(1);
+        let endpoint = Endpoint {
+            server: "server".to_owned(),
+            host: "localhost".to_owned(),
+            port: 5432,
+            timeouts: Timeouts {
+                connect: second,
+                statement: second,
+                lock: second,
+            },
+            tls: tls(&[]).unwrap(),
+        };
+        let id = ObjectId::parse("11111111-0000-0000-0000-00000000000a").unwrap();
+        let token = AccessToken::new("t".to_owned(), id, Timestamp::UNIX_EPOCH);
+        let config = config(&endpoint, &RoleName::parse("boss").unwrap(), &token, "db");
+        let options = config.get_options().unwrap();
+        assert!(
+            options.contains("-c search_path=pg_catalog,pg_temp "),
+            "{options}"
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! What a server's answer means: SQLSTATE and, where Azure gives none of its own, loose text, to
+//! class, reason and a sentence. Must not talk to a server.
+
+use std::error::Error as _;
+
+use tokio_postgres::error::DbError;
+
+use crate::model::{Class, Failure, Reason, RoleName};
+
+use super::sql;
+
+/// What the failed message was about, for its sentence.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// The server as people know it.
+    pub server: &'a str,
+    /// The role, if it was about one.
+    pub role: Option<&'a RoleName>,
+    /// What was tried, as in "could not ... on".
+    pub action: &'a str,
+}
+
+impl About<'_> {
+    fn what(&self) -> String {
+        let Self {
+            server,
+            role,
+            action,
+        } = self;
+        match role {
+            Some(role) => format!("could not {action} role {:?} on {server}", role.as_str()),
+            None => format!("could not {action} on {server}"),
+        }
+    }
+}
+
+/// A server's error as far as it decides anything.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer<'a> {
+    pub code: &'a str,
+    pub message: &'a str,
+    pub detail: Option<&'a str>,
+    pub hint: Option<&'a str>,
+}
+
+/// What an error of a message means.
+pub fn classify(about: About<'_>, error: &tokio_postgres::Error) -> Failure {
+    match error.as_db_error() {
+        Some(answer) => meaning(about, Answer::from(answer)),
+        None => unreachable(about.server, &about.what(), &chain(error)),
+    }
+}
+
+/// No connection, or none any more.
+pub fn unreachable(server: &str, what: &str, cause: &str) -> Failure {
+    let message = format!(
+        "{what}: {cause}; check that {server} runs and that the operator's network reaches it"
+    );
+    Failure::new(Class::Transient, Reason::ServerUnreachable, message)
+}
+
+/// Whether the server does not let an existing binding be changed.
+pub fn is_rebind_refusal(error: &tokio_postgres::Error) -> bool {
+    let refused = |answer: &DbError| refuses_update(&answer.message().to_lowercase());
+    error.as_db_error().is_some_and(refused)
+}
+
+fn refuses_update(message: &str) -> bool {
+    message.contains("updating an existing")
+}
+
+impl<'a> From<&'a DbError> for Answer<'a> {
+    fn from(error: &'a DbError) -> Self {
+        Self {
+            code: error.code().code(),
+            message: error.message(),
+            detail: error.detail(),
+            hint: error.hint(),
+        }
+    }
+}
+
+pub(super) fn meaning(about: About<'_>, answer: Answer<'_>) -> Failure {
+    let text = answer.message.to_lowercase();
+    let (class, reason, advice) = own_code(&answer)
+        .or_else(|| from_text(&text))
+        .or_else(|| from_code(answer.code, &text))
+        .unwrap_or_else(|| {
+            let advice = "see the server's log and what the message says".to_owned();
+            (Class::Denied, Reason::DatabaseError, advice)
+        });
+    told(about, answer, (class, reason, advice))
+}
+
+/// A failure in the server's words, whatever they would mean elsewhere.
+pub(super) fn told_as(about: About<'_>, answer: &DbError, verdict: Verdict) -> Failure {
+    told(about, Answer::from(answer), verdict)
+}
+
+/// A failure in the server's words, with what to do about it.
+pub(super) fn told(
+    about: About<'_>,
+    answer: Answer<'_>,
+    (class, reason, advice): Verdict,
+) -> Failure {
+    let Answer {
+        code,
+        message,
+        detail,
+        hint,
+    } = answer;
+    let detail = detail
+        .map(|detail| format!(" ({})", one_line(detail)))
+        .unwrap_or_default();
+    let hint = hint
+        .map(|hint| format!(" Hint: {}", one_line(hint)))
+        .unwrap_or_default();
+    let message = format!(
+        "{what}: {said}{detail} [SQLSTATE {code}]{hint}; {advice}",
+        what = about.what(),
+        said = one_line(message),
+    );
+    Failure::new(class, reason, message)
+}
+
+/// Class, reason, and what to do.
+pub(super) type Verdict = (Class, Reason, String);
+
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "every arm of the tables below is a Some"
+)]
+fn verdict(class: Class, reason: Reason, advice: &str) -> Option<Verdict> {
+    Some((class, reason, advice.to_owned()))
+}
+
+fn own_code(answer: &Answer<'_>) -> Option<Verdict> {
+    let detail = answer.detail.unwrap_or("unknown");
+    let (reason, advice) = match answer.code {
+        sql::WRONG_TYPE => (
+            Reason::PrincipalTypeMismatch,
+            format!("the directory's principal of that name is a {detail}: nothing was made; correct spec.principal.type, or name another principal by objectId"),
+        ),
+        sql::ID_IN_USE => (
+            Reason::IdentityInUse,
+            format!("nothing was made: role \"{detail}\" already has this identity; use that role, or drop it first"),
+        ),
+        sql::NOT_BOUND => (
+            Reason::DatabaseError,
+            "nothing was made: the server did not bind the role as asked; try spec.principal.objectId".to_owned(),
+        ),
+        sql::NOT_OURS => (
+            Reason::RoleOwnedByOther,
+            "the role was changed by somebody since it was made and is left alone; drop it by hand if it is not needed".to_owned(),
+        ),
+        _ => return None,
+    };
+    Some((Class::Denied, reason, advice))
+}
+
+/// Texts of Azure, lower case. They have changed over time, so only their heart is looked for.
+fn from_text(text: &str) -> Option<Verdict> {
+    let has = |needle: &str| text.contains(needle);
+    if has("unexpected error occurred while trying to validate") {
+        return verdict(
+            Class::Transient,
+            Reason::EntraUnavailable,
+            "the server could not ask its directory: check that it may reach login.microsoftonline.com and graph.microsoft.com, and that the service principal 5657e26c-cc92-45d9-bc47-9da6cfdb4ed9 exists in the tenant",
+        );
+    }
+    if refuses_update(text)
+        || (has("already") && (has("object id") || has("objectid") || has("principal")))
+    {
+        return verdict(
+            Class::Denied,
+            Reason::IdentityInUse,
+            "the identity is already an administrator or has another role on this server; use that role, or drop it first",
+        );
+    }
+    if has("isn't unique") || has("is not unique") || has("not unique") {
+        return verdict(
+            Class::Denied,
+            Reason::PrincipalNotUnique,
+            "set spec.principal.objectId to say which of them is meant",
+        );
+    }
+    if has("incorrect object type") {
+        return verdict(
+            Class::Denied,
+            Reason::PrincipalTypeMismatch,
+            "correct spec.principal.type or spec.principal.objectId",
+        );
+    }
+    if has("not found in the tenant")
+        || (has("validate") && (has("not found") || has("cannot find")))
+    {
+        return verdict(
+            Class::Denied,
+            Reason::PrincipalNotFound,
+            "make the principal in Entra, or correct roleName (it is case-sensitive) or spec.principal.objectId; for an application the object id is its service principal's, not the registration's",
+        );
+    }
+    if has("concurrently updated") {
+        return verdict(Class::Transient, Reason::DatabaseError, "it is tried again");
+    }
+    None
+}
+
+fn from_code(code: &str, text: &str) -> Option<Verdict> {
+    const AGAIN: &str = "it is tried again";
+    match code {
+        "42710" if text.contains("role") => verdict(
+            Class::Denied,
+            Reason::RoleExists,
+            "drop that role, choose another roleName, or allow it with spec.adoption",
+        ),
+        "23505" | "42704" => verdict(Class::Transient, Reason::DatabaseError, AGAIN),
+        "42501" if text.contains("entra") || text.contains("aad") => verdict(
+            Class::Denied,
+            Reason::NotAnEntraAdministrator,
+            "make the operator's identity a Microsoft Entra administrator of the server",
+        ),
+        "42501" => verdict(
+            Class::Denied,
+            Reason::DatabaseError,
+            "the operator's administrator lacks a privilege here: from PostgreSQL 16 on it needs the ADMIN option on a role that it did not make",
+        ),
+        "42883" if text.contains("pgaadauth") => verdict(
+            Class::Denied,
+            Reason::NotAnEntraAdministrator,
+            "the server has no Microsoft Entra authentication: enable it and make the operator's identity a Microsoft Entra administrator",
+        ),
+        "25006" => verdict(
+            Class::Denied,
+            Reason::ServerReadOnly,
+            "name the primary server, or free its storage if that is what made it read-only",
+        ),
+        "57014" => verdict(
+            Class::Transient,
+            Reason::DatabaseError,
+            "it took longer than timeouts.statement of the EntraPostgresServer; it is tried again",
+        ),
+        "55P03" => verdict(
+            Class::Transient,
+            Reason::DatabaseError,
+            "somebody holds a lock for longer than timeouts.lock of the EntraPostgresServer; it is tried again",
+        ),
+        "53300" => verdict(
+            Class::Transient,
+            Reason::DatabaseError,
+            "the server has no connection left: raise its max_connections or lower limits.maxConnections of the EntraPostgresServer",
+        ),
+        "2BP01" => verdict(
+            Class::Denied,
+            Reason::RoleOwnsObjects,
+            "a database administrator must take away what hangs on the role",
+        ),
+        _ if code.starts_with("28") => verdict(
+            Class::Denied,
+            Reason::AdministratorRefused,
+            "check that admins[].roleName is the administrator's exact name on the server, and that its identity is that administrator or a member of that group",
+        ),
+        _ => match code.get(..2) {
+            Some("57" | "08") => verdict(Class::Transient, Reason::ServerUnreachable, AGAIN),
+            Some("53" | "40" | "55" | "58" | "3D") => {
+                verdict(Class::Transient, Reason::DatabaseError, AGAIN)
+            }
+            _ => None,
+        },
+    }
+}
+
+/// An error with its causes: the driver's own words say little.
+pub fn chain(error: &tokio_postgres::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if more.contains("close_notify") {
+            return "the server closed the connection".to_owned();
+        }
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    one_line(&text)
+}
+
+/// Server texts go into conditions and log lines: no line breaks, and not endless.
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let mut line: String = words.join(" ").chars().take(600).collect();
+    line.truncate(line.trim_end_matches('.').len());
+    line
+}

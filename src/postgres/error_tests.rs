@@ -1,0 +1,184 @@
+//! The table of Azure's answers.
+
+use super::error::{About, Answer, meaning};
+use super::sql;
+use crate::model::{Class, Failure, Reason, RoleName};
+
+fn failure(code: &str, message: &str, detail: Option<&str>) -> Failure {
+    let role = RoleName::parse("My Role").unwrap();
+    let about = About {
+        server: "server platform/orders (host:5432)",
+        role: Some(&role),
+        action: "create",
+    };
+    meaning(
+        about,
+        Answer {
+            code,
+            message,
+            detail,
+            hint: None,
+        },
+    )
+}
+
+/// What servers have been seen to answer.
+const TABLE: [(&str, &str, Class, Reason); 21] = [
+    (
+        "XX000",
+        "Could not validate AAD user 1 because its name is not found in the tenant. [x]",
+        Class::Denied,
+        Reason::PrincipalNotFound,
+    ),
+    (
+        "XX000",
+        "Cannot validate Microsoft Entra ID user \"x\" because its name isn't unique in the tenant.",
+        Class::Denied,
+        Reason::PrincipalNotUnique,
+    ),
+    (
+        "XX000",
+        "incorrect object type provided for principal, given object type: 'user', actual object type: 'service'",
+        Class::Denied,
+        Reason::PrincipalTypeMismatch,
+    ),
+    (
+        "0LP01",
+        "An unexpected error occurred while trying to validate user.",
+        Class::Transient,
+        Reason::EntraUnavailable,
+    ),
+    (
+        "XX000",
+        "Failed to create Microsoft Entra principal. Reason: 'Updating an existing principal isn't supported. Drop and recreate",
+        Class::Denied,
+        Reason::IdentityInUse,
+    ),
+    (
+        "42710",
+        "role \"x\" already exists",
+        Class::Denied,
+        Reason::RoleExists,
+    ),
+    (
+        "42501",
+        "permission denied to create or change a Microsoft Entra role",
+        Class::Denied,
+        Reason::NotAnEntraAdministrator,
+    ),
+    (
+        "42501",
+        "permission denied to alter role",
+        Class::Denied,
+        Reason::DatabaseError,
+    ),
+    (
+        "42883",
+        "function pg_catalog.pgaadauth_list_principals(boolean) does not exist",
+        Class::Denied,
+        Reason::NotAnEntraAdministrator,
+    ),
+    (
+        "25006",
+        "cannot execute COMMENT in a read-only transaction",
+        Class::Denied,
+        Reason::ServerReadOnly,
+    ),
+    (
+        "57014",
+        "canceling statement due to statement timeout",
+        Class::Transient,
+        Reason::DatabaseError,
+    ),
+    (
+        "55P03",
+        "canceling statement due to lock timeout",
+        Class::Transient,
+        Reason::DatabaseError,
+    ),
+    (
+        "53300",
+        "sorry, too many clients already",
+        Class::Transient,
+        Reason::DatabaseError,
+    ),
+    (
+        "57P01",
+        "terminating connection due to administrator command",
+        Class::Transient,
+        Reason::ServerUnreachable,
+    ),
+    (
+        "40001",
+        "could not serialize access",
+        Class::Transient,
+        Reason::DatabaseError,
+    ),
+    (
+        "XX000",
+        "tuple concurrently updated",
+        Class::Transient,
+        Reason::DatabaseError,
+    ),
+    (
+        "28P01",
+        "password authentication failed for user \"x\"",
+        Class::Denied,
+        Reason::AdministratorRefused,
+    ),
+    (
+        "3D000",
+        "database \"postgres\" does not exist",
+        Class::Transient,
+        Reason::DatabaseError,
+    ),
+    (
+        "XX000",
+        "something new",
+        Class::Denied,
+        Reason::DatabaseError,
+    ),
+    (
+        sql::ID_IN_USE,
+        "object id is already used",
+        Class::Denied,
+        Reason::IdentityInUse,
+    ),
+    (
+        sql::NOT_OURS,
+        "not our marker",
+        Class::Denied,
+        Reason::RoleOwnedByOther,
+    ),
+];
+
+#[test]
+fn azures_answers_have_their_reasons() {
+    for (code, text, class, reason) in TABLE {
+        let failure = failure(code, text, None);
+        assert_eq!(
+            (failure.class, failure.reason),
+            (class, reason),
+            "{code} {text}"
+        );
+    }
+}
+
+#[test]
+fn the_sentence_names_role_server_and_cure() {
+    let text = failure(
+        sql::WRONG_TYPE,
+        "the principal is\nof another type",
+        Some("group"),
+    )
+    .message;
+    for part in [
+        "\"My Role\"",
+        "platform/orders",
+        "is a group",
+        "spec.principal.type",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains('\n'));
+}

@@ -1,0 +1,144 @@
+//! Changes of one role's privileges in one database: one message, and where the server refuses it, step
+//! by step. Must not decide what changes, nor keep anything.
+
+use std::collections::BTreeSet;
+
+use crate::model::{
+    Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
+};
+
+use super::change::{Line, Trouble};
+use super::message::{Table, Unanswered};
+use super::privilege_steps::{show_privilege_steps, statement};
+use super::{privileges_sql, sql};
+
+/// How often a message is sent again that came into another's way.
+const AGAIN: u32 = 2;
+
+const ACTION: &str = "change the privileges of";
+
+/// What a change left, and what was refused of it.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub now: DatabaseCatalog,
+    pub refused: Vec<(PrivilegeStep, Failure)>,
+}
+
+/// Asks what is there, and what these roles have.
+pub(super) async fn look(
+    line: &Line,
+    roles: BTreeSet<RoleName>,
+    interest: DatabaseInterest,
+) -> Result<DatabaseCatalog, Trouble> {
+    let question = privileges_sql::facts(&roles, &interest);
+    let tables = line.ask("look up privileges", None, &question).await?;
+    read(line, roles, interest, &tables)
+}
+
+/// Makes all steps in one transaction; if the server refuses it, each alone. Returns what is there then.
+pub(super) async fn run(
+    line: &Line,
+    role: &RoleName,
+    steps: &[PrivilegeStep],
+    interest: &DatabaseInterest,
+) -> Result<Outcome, Trouble> {
+    let roles = BTreeSet::from([role.clone()]);
+    let question = privileges_sql::facts(&roles, interest);
+    let statements = steps.iter().map(|step| statement(role, step));
+    let mut message: Vec<String> = statements.clone().collect();
+    message.push(question.clone());
+    let mut refused = Vec::new();
+    let tables = match patiently(line, &sql::message(&message)).await {
+        Ok(tables) => tables,
+        Err(error) if error.is_end() || steps.is_empty() => {
+            return Err(line.trouble(ACTION, Some(role), &error));
+        }
+        Err(_) => {
+            for (step, statement) in steps.iter().zip(statements) {
+                if let Err(error) = patiently(line, &statement).await {
+                    if error.is_end() {
+                        return Err(line.trouble(ACTION, Some(role), &error));
+                    }
+                    refused.push((step.clone(), refusal(line, role, step, &error)));
+                }
+            }
+            line.ask("look up the privileges of", Some(role), &question)
+                .await?
+        }
+    };
+    let now = read(line, roles, interest.clone(), &tables)?;
+    Ok(Outcome { now, refused })
+}
+
+/// Sends a message, and again if it only came into another's way.
+pub(super) async fn patiently(line: &Line, message: &str) -> Result<Vec<Table>, Unanswered> {
+    let mut again = 0;
+    loop {
+        match line.send(message).await {
+            Err(error) if again < AGAIN && passes(&error) => again += 1,
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether the same message may well succeed when it is sent again at once: a lock was held for too long,
+/// a deadlock, or somebody changed the same object at the same time.
+fn passes(error: &Unanswered) -> bool {
+    let Unanswered::Said(error) = error else {
+        return false;
+    };
+    error.as_db_error().is_some_and(|answer| {
+        matches!(answer.code().code(), "55P03" | "40P01" | "40001")
+            || answer.message().contains("concurrently updated")
+    })
+}
+
+/// Why a step was refused, and what a database administrator could do.
+fn refusal(line: &Line, role: &RoleName, step: &PrivilegeStep, error: &Unanswered) -> Failure {
+    let failure = line.trouble(ACTION, Some(role), error).failure;
+    let code = match error {
+        Unanswered::Said(error) => error.as_db_error().map(|answer| answer.code().code()),
+        Unanswered::Late(_) => None,
+    };
+    let gives = matches!(
+        step,
+        PrivilegeStep::Grant { .. } | PrivilegeStep::GrantDefault { .. }
+    );
+    let reason = match code {
+        Some("42501") if gives => Reason::NotGrantable,
+        // Also what the role gave on to others.
+        Some("42501" | "2BP01") => Reason::NotRevocable,
+        // A schema, an object or a role went away meanwhile.
+        Some("42P01" | "3F000" | "42883" | "42704") => Reason::ObjectNotFound,
+        _ => return failure,
+    };
+    let statement = show_privilege_steps(role, std::slice::from_ref(step)).join("; ");
+    let said = failure.message.split("; ").next().unwrap_or_default();
+    let message = match reason {
+        Reason::ObjectNotFound => format!("{said}; it is tried again when it is there"),
+        Reason::NotRevocable if code == Some("2BP01") => format!(
+            "{said}; the role gave it on to others: by hand, as its owner: {statement} CASCADE"
+        ),
+        _ => format!("{said}; by hand, as the owner of the objects: {statement}"),
+    };
+    Failure::new(Class::Denied, reason, message)
+}
+
+fn read(
+    line: &Line,
+    roles: BTreeSet<RoleName>,
+    interest: DatabaseInterest,
+    tables: &[Table],
+) -> Result<DatabaseCatalog, Trouble> {
+    let answer = tables.last().cloned().unwrap_or_default();
+    privileges_sql::catalog(roles, interest, &answer).ok_or_else(|| {
+        let message = format!(
+            "{} gave an odd answer about privileges; it is asked again",
+            line.server
+        );
+        Trouble {
+            failure: Failure::new(Class::Transient, Reason::DatabaseError, message),
+            broken: false,
+        }
+    })
+}

@@ -1,0 +1,93 @@
+//! Tries whether the server lets somebody in with a token: signs in, and leaves. One at a time for
+//! each server, beside the connections of its session. Must not know whose Secret it is for.
+
+use async_trait::async_trait;
+
+use crate::model::{Class, Failure, Reason, RoleName};
+use crate::ports::{AccessToken, LoginCheck, SignIn};
+
+use super::connect::{self, Unopened};
+use super::dial::endpoint;
+use super::error::{About, told_as};
+use super::{Session, Sessions, State};
+
+#[async_trait]
+impl LoginCheck for Sessions {
+    async fn sign_in(&self, sign_in: SignIn<'_>) -> Result<(), Failure> {
+        let SignIn {
+            server,
+            role,
+            database,
+            token,
+        } = sign_in;
+        let Some(session) = self.get(server) else {
+            let message = format!(
+                "waiting for a connection to EntraPostgresServer {server}: see its conditions"
+            );
+            return Err(Failure::new(Class::Waiting, Reason::Connecting, message));
+        };
+        session.sign_in(role, database, token).await
+    }
+}
+
+impl Session {
+    async fn sign_in(
+        &self,
+        role: &RoleName,
+        database: &str,
+        token: &AccessToken,
+    ) -> Result<(), Failure> {
+        // A server that is away, or just being connected to, must not hold up all tokens.
+        let spec = &self.shared.spec;
+        match self.state() {
+            State::Connected(_) => {}
+            State::Failed(failure) => return Err(failure),
+            State::Connecting => return Err(connecting(&spec.describe())),
+        }
+        let turn = tokio::time::timeout(spec.timeouts.connect, self.shared.logins.acquire());
+        let Ok(Ok(_turn)) = turn.await else {
+            return Err(busy(&spec.describe()));
+        };
+        let endpoint = endpoint(&self.shared)?;
+        match connect::attach(&endpoint, role, token, database).await {
+            Ok((client, connection)) => {
+                drop(client);
+                // Says goodbye; whether that arrives matters to nobody.
+                let _ = tokio::time::timeout(spec.timeouts.connect, connection).await;
+                Ok(())
+            }
+            Err(Unopened::Refused(error)) => Err(refused(&endpoint.server, role, &error)
+                .unwrap_or_else(|| connect::refusal(&endpoint.server, role, database, &error))),
+            Err(late @ Unopened::Late) => Err(late.failure(&endpoint, role, database)),
+        }
+    }
+}
+
+fn connecting(server: &str) -> Failure {
+    let message = format!("waiting for a connection to {server} before a sign-in is tried");
+    Failure::new(Class::Waiting, Reason::Connecting, message)
+}
+
+fn busy(server: &str) -> Failure {
+    let message = format!(
+        "other sign-ins to {server} are being tried: this one waits for its turn; nothing is wrong"
+    );
+    Failure::new(Class::Waiting, Reason::LoginPending, message)
+}
+
+/// The server knows the role or the token, and does not let it in: class 28 and nothing else.
+fn refused(server: &str, role: &RoleName, error: &tokio_postgres::Error) -> Option<Failure> {
+    let answer = error.as_db_error()?;
+    if !answer.code().code().starts_with("28") {
+        return None;
+    }
+    let about = About {
+        server,
+        role: Some(role),
+        action: "sign in with the new token as",
+    };
+    let advice = "the token is not published: token.identity must be the identity that the role is bound \
+                  to, or for a group a member of it, and the role must be allowed to sign in";
+    let verdict = (Class::Denied, Reason::LoginRefused, advice.to_owned());
+    Some(told_as(about, answer, verdict))
+}

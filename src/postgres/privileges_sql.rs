@@ -1,0 +1,466 @@
+//! The one question about what is inside a database, and its answer: objects, what we may grant, and
+//! what roles have. Pure; must not talk to a server.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::api::Privilege;
+use crate::model::database::{GroupFacts, Held, HeldColumn, Holding, ObjectFacts, On, Ungrantable};
+use crate::model::{DatabaseCatalog, DatabaseInterest, DefaultsOf, Group, Kind, Object, RoleName};
+
+use super::message::Table;
+use super::sql::literal;
+
+/// The schemas that matter: those asked for, and all in which our roles have something; the server keeps
+/// that by role, so that one role's question does not read what all others have. The server's own
+/// schemas matter only when they are asked for.
+const SPACES: &str = r"theirs AS MATERIALIZED (
+  SELECT DISTINCT e.classid, e.objid FROM ours AS r CROSS JOIN LATERAL (
+    SELECT d.classid, d.objid, d.dbid FROM pg_catalog.pg_shdepend AS d
+    WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND d.refobjid = r.oid OFFSET 0) AS e
+  WHERE e.dbid = (SELECT b.oid FROM pg_catalog.pg_database AS b WHERE b.datname = pg_catalog.current_database())
+), used (oid) AS MATERIALIZED (
+  SELECT d.objid FROM theirs AS d WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+  UNION SELECT c.relnamespace FROM theirs AS d JOIN pg_catalog.pg_class AS c ON c.oid = d.objid
+    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+  UNION SELECT p.pronamespace FROM theirs AS d JOIN pg_catalog.pg_proc AS p ON p.oid = d.objid
+    WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+  UNION SELECT a.defaclnamespace FROM theirs AS d JOIN pg_catalog.pg_default_acl AS a ON a.oid = d.objid
+    WHERE d.classid = 'pg_catalog.pg_default_acl'::pg_catalog.regclass
+), spaces AS MATERIALIZED (
+  SELECT n.oid, n.nspname::text AS name, n.nspowner AS owner, n.nspacl AS acl FROM pg_catalog.pg_namespace AS n
+  WHERE n.nspname::text IN (SELECT w.name FROM wanted AS w) OR (n.oid IN (SELECT u.oid FROM used AS u)
+    AND NOT pg_catalog.starts_with(n.nspname::text, 'pg_') AND n.nspname <> 'information_schema')
+)";
+
+/// Common table expressions over all objects that could matter. ACLs are taken apart only for our
+/// roles, and put together again here, so that no row is sent for anything that is not ours. `us` is
+/// also what decides for whom we can revoke: without GRANTED BY the server picks the owner if we have
+/// its privileges, otherwise ourselves; for another grantor we must become it.
+const WORLD: &str = r"us AS MATERIALIZED (
+  SELECT r.oid, CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END AS become
+  FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user
+), kinds (kind, privileges) AS MATERIALIZED (
+  VALUES ('schema', ARRAY['USAGE', 'CREATE']), ('sequence', ARRAY['USAGE', 'SELECT', 'UPDATE']), ('function', ARRAY['EXECUTE']),
+    ('table', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']
+      || CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000 THEN ARRAY['MAINTAIN'] ELSE ARRAY[]::text[] END)
+), things AS MATERIALIZED (
+  SELECT CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind, s.name AS schema, c.oid, c.relname::text AS name,
+    c.relowner AS owner, c.relacl AS acl
+  FROM spaces AS s JOIN pg_catalog.pg_class AS c ON c.relnamespace = s.oid WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+  UNION ALL
+  SELECT 'function', s.name, p.oid, p.proname::text || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')', p.proowner, p.proacl
+  FROM spaces AS s JOIN pg_catalog.pg_proc AS p ON p.pronamespace = s.oid
+  UNION ALL
+  SELECT 'schema', s.name, s.oid, s.name, s.owner, s.acl FROM spaces AS s
+), owners AS MATERIALIZED (
+  SELECT o.owner, pg_catalog.pg_has_role(o.owner, 'USAGE') AS mine FROM (SELECT DISTINCT t.owner FROM things AS t) AS o
+)";
+
+/// Whether a GRANT of ours would be recorded under the grantor of entry `e` of object `t`: the server
+/// takes the owner if we have its privileges, otherwise ourselves, or without a grant option of our own a
+/// role that we inherit one from. What we gave before we got the owner's privileges is ours all the same.
+pub(super) fn ours(mine: &str, us: &str, owner: &str, acl: &str) -> String {
+    format!(
+        "CASE WHEN {mine} THEN e.grantor IN ({owner}, {us}) ELSE e.grantor = {us} OR (pg_catalog.pg_has_role(e.grantor, 'USAGE') \
+AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode({acl}) AS g WHERE g.grantee = {us} AND g.is_grantable AND g.privilege_type = e.privilege_type)) END"
+    )
+}
+
+/// The rest of the expressions of the question, each on top of those before.
+const FACTS: &str = r"looked AS MATERIALIZED (
+  SELECT t.*, pg_catalog.pg_get_userbyid(t.owner)::text AS owner_name, n.name IS NOT NULL AS named, g.kind IS NOT NULL AS whole,
+    coalesce(pg_catalog.cardinality(t.acl), 0) AS grantees, k.privileges,
+    CASE WHEN o.mine THEN k.privileges WHEN t.acl IS NULL OR t.acl::text NOT LIKE '%*%' THEN ARRAY[]::text[]
+      ELSE ARRAY(SELECT DISTINCT e.privilege_type FROM pg_catalog.aclexplode(t.acl) AS e
+        WHERE e.is_grantable AND pg_catalog.pg_has_role(e.grantee, 'USAGE')) END AS grantable
+  FROM things AS t JOIN owners AS o USING (owner) JOIN kinds AS k USING (kind)
+  LEFT JOIN named AS n ON n.schema = t.schema AND n.kind = t.kind AND n.name = t.name
+  LEFT JOIN grouped AS g ON g.schema = t.schema AND g.kind = t.kind
+  WHERE t.schema IN (SELECT w.name FROM wanted AS w) AND (t.kind = 'schema' OR n.name IS NOT NULL OR g.kind IS NOT NULL)
+), refusing AS MATERIALIZED (
+  SELECT l.schema, l.kind, l.name, l.owner_name,
+    ARRAY(SELECT p FROM unnest(l.privileges) AS p WHERE p <> ALL (l.grantable)) AS missing
+  FROM looked AS l WHERE l.whole AND NOT l.privileges <@ l.grantable
+), entries AS MATERIALIZED (
+  SELECT g.kind, g.schema, g.oid, g.name, g.grantee, g.privilege, bool_or(g.ours) AS ours,
+    min(g.grantor) FILTER (WHERE g.fixed) AS fixed, min(g.grantor) FILTER (WHERE g.fixed AND g.ours) AS stuck
+  FROM (SELECT t.kind, t.schema, t.oid, t.name, e.grantee, e.privilege_type AS privilege, e.grantor, {OURS} AS ours,
+      CASE WHEN e.grantor = t.owner AND o.mine THEN false
+        WHEN e.grantor = u.oid THEN o.mine ELSE NOT pg_catalog.pg_has_role(e.grantor, u.become) END AS fixed
+    FROM things AS t JOIN owners AS o USING (owner) CROSS JOIN us AS u CROSS JOIN LATERAL pg_catalog.aclexplode(t.acl) AS e
+    JOIN ours AS r ON r.oid = e.grantee
+    WHERE t.acl IS NOT NULL AND e.grantee <> t.owner) AS g
+  GROUP BY 1, 2, 3, 4, 5, 6
+), columns AS MATERIALIZED (
+  SELECT x.role, t.schema, t.name, a.attname::text AS column, e.privilege_type AS privilege,
+    min(e.grantor) FILTER (WHERE CASE WHEN e.grantor = t.owner AND o.mine THEN false
+      WHEN e.grantor = u.oid THEN o.mine ELSE NOT pg_catalog.pg_has_role(e.grantor, u.become) END) AS fixed
+  FROM (SELECT r.oid AS grantee, r.name AS role, d.objid, d.objsubid FROM ours AS r CROSS JOIN LATERAL (
+      SELECT d.classid, d.objid, d.objsubid, d.dbid FROM pg_catalog.pg_shdepend AS d
+      WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND d.refobjid = r.oid OFFSET 0) AS d
+    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objsubid > 0
+      AND d.dbid = (SELECT b.oid FROM pg_catalog.pg_database AS b WHERE b.datname = pg_catalog.current_database())) AS x
+  JOIN things AS t ON t.oid = x.objid AND t.kind = 'table' AND t.owner <> x.grantee JOIN owners AS o ON o.owner = t.owner
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = x.objid AND a.attnum = x.objsubid
+  CROSS JOIN us AS u CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) AS e
+  WHERE e.grantee = x.grantee GROUP BY 1, 2, 3, 4, 5
+), totals AS MATERIALIZED (
+  SELECT t.kind, t.schema, count(*) AS total FROM things AS t GROUP BY 1, 2
+), owned AS MATERIALIZED (
+  SELECT t.kind, t.schema, t.owner AS grantee, count(*) AS owned, json_agg(t.name) AS names FROM things AS t JOIN ours AS r ON r.oid = t.owner GROUP BY 1, 2, 3
+), sums AS MATERIALIZED (
+  SELECT s.kind, s.schema, s.grantee, s.privilege, f.fixed, f.stuck, f.others,
+    s.held + coalesce(w.owned, 0) = t.total AND (f.kind IS NULL OR s.kind = 'schema' OR g.kind IS NOT NULL) AS on_all
+  FROM (SELECT e.kind, e.schema, e.grantee, e.privilege, count(*) AS held FROM entries AS e GROUP BY 1, 2, 3, 4) AS s
+  LEFT JOIN (SELECT e.kind, e.schema, e.grantee, e.privilege, json_agg(e.name) FILTER (WHERE NOT e.ours) AS others,
+      json_object_agg(e.name, pg_catalog.pg_get_userbyid(e.fixed)::text) FILTER (WHERE e.fixed IS NOT NULL) AS fixed,
+      json_object_agg(e.name, pg_catalog.pg_get_userbyid(e.stuck)::text) FILTER (WHERE e.stuck IS NOT NULL) AS stuck
+    FROM entries AS e WHERE e.fixed IS NOT NULL OR NOT e.ours GROUP BY 1, 2, 3, 4) AS f USING (kind, schema, grantee, privilege)
+  JOIN totals AS t USING (kind, schema) LEFT JOIN owned AS w USING (kind, schema, grantee)
+  LEFT JOIN grouped AS g USING (kind, schema)
+), parts AS MATERIALIZED (
+  SELECT p.kind, p.schema, p.grantee, p.privilege, json_agg(p.name) AS names FROM (
+    SELECT e.kind, e.schema, e.grantee, e.privilege, e.name
+    FROM entries AS e JOIN sums AS s USING (kind, schema, grantee, privilege) WHERE NOT s.on_all
+    UNION ALL
+    SELECT t.kind, t.schema, s.grantee, s.privilege, t.name
+    FROM sums AS s JOIN things AS t ON t.kind = s.kind AND t.schema = s.schema AND t.owner = s.grantee WHERE NOT s.on_all
+  ) AS p GROUP BY 1, 2, 3, 4
+)
+SELECT json_build_object('what', 'object', 'kind', l.kind, 'schema', l.schema, 'name', l.name, 'owner', l.owner_name,
+  'grantable', l.grantable, 'grantees', l.grantees) AS fact
+FROM looked AS l WHERE l.named OR l.kind = 'schema'
+UNION ALL
+SELECT json_build_object('what', 'group', 'kind', g.kind, 'schema', g.schema, 'total', coalesce(l.total, 0),
+  'grantees', coalesce(l.grantees, 0), 'name', l.name)
+FROM grouped AS g JOIN spaces AS s ON s.name = g.schema
+LEFT JOIN (SELECT x.schema, x.kind, count(*) AS total, max(x.grantees) AS grantees,
+    (array_agg(x.name ORDER BY x.grantees DESC, x.name) FILTER (WHERE x.grantees > 0))[1] AS name
+  FROM looked AS x WHERE x.whole GROUP BY 1, 2) AS l ON l.schema = g.schema AND l.kind = g.kind
+UNION ALL
+SELECT json_build_object('what', 'refusing', 'kind', r.kind, 'schema', r.schema, 'privileges', r.missing,
+  'names', json_agg(r.name), 'owner', (array_agg(r.owner_name ORDER BY r.name))[1])
+FROM refusing AS r GROUP BY r.kind, r.schema, r.missing
+UNION ALL
+SELECT json_build_object('what', 'signatures', 'schema', n.schema, 'name', n.name, 'names', json_agg(t.name))
+FROM named AS n JOIN things AS t ON t.schema = n.schema AND t.kind = 'function'
+  AND split_part(t.name, '(', 1) = split_part(n.name, '(', 1)
+WHERE n.kind = 'function' AND NOT EXISTS (SELECT FROM looked AS l WHERE l.schema = n.schema AND l.kind = 'function' AND l.name = n.name)
+GROUP BY n.schema, n.name
+UNION ALL
+SELECT json_build_object('what', 'speaker', 'owner', r.rolname::text, 'mine', pg_catalog.pg_has_role(r.oid, 'USAGE'))
+FROM pg_catalog.pg_roles AS r WHERE r.rolname IN (SELECT a.name FROM speakers AS a)
+UNION ALL
+SELECT json_build_object('what', 'owned', 'role', r.name, 'kind', w.kind, 'schema', w.schema)
+FROM owned AS w JOIN totals AS t USING (kind, schema) JOIN grouped AS g USING (kind, schema) JOIN ours AS r ON r.oid = w.grantee
+WHERE w.owned = t.total
+UNION ALL
+SELECT json_build_object('what', 'held', 'role', r.name, 'kind', s.kind, 'schema', s.schema, 'privilege', s.privilege,
+  'names', p.names, 'fixed', s.fixed, 'stuck', s.stuck, 'others', s.others, 'owned', w.names)
+FROM sums AS s JOIN ours AS r ON r.oid = s.grantee LEFT JOIN parts AS p USING (kind, schema, grantee, privilege)
+LEFT JOIN owned AS w USING (kind, schema, grantee)
+UNION ALL
+SELECT json_build_object('what', 'column', 'role', c.role, 'schema', c.schema, 'name', c.name, 'column', c.column,
+  'privilege', c.privilege, 'fixed', CASE WHEN c.fixed IS NOT NULL THEN pg_catalog.pg_get_userbyid(c.fixed)::text END)
+FROM columns AS c
+UNION ALL
+SELECT json_build_object('what', 'default', 'role', r.name, 'owner', pg_catalog.pg_get_userbyid(d.defaclrole)::text,
+  'kind', CASE d.defaclobjtype WHEN 'r' THEN 'table' WHEN 'S' THEN 'sequence' ELSE 'function' END,
+  'schema', s.name, 'privileges', json_agg(DISTINCT e.privilege_type))
+FROM pg_catalog.pg_default_acl AS d JOIN spaces AS s ON s.oid = d.defaclnamespace
+CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS e JOIN ours AS r ON r.oid = e.grantee
+WHERE d.defaclobjtype IN ('r', 'S', 'f') AND e.grantee <> d.defaclrole
+GROUP BY r.name, d.defaclrole, d.defaclobjtype, s.name";
+
+/// What is there of that interest, and what these roles have in all of the database.
+pub fn facts(roles: &BTreeSet<RoleName>, interest: &DatabaseInterest) -> String {
+    let groups: Vec<&Group> = interest
+        .groups
+        .iter()
+        .filter(|group| group.kind != Kind::Schema)
+        .collect();
+    let objects = &interest.objects;
+    let of_objects = objects.iter().map(|object| object.group.schema.as_str());
+    let schemas = interest.schemas();
+    let kinds = |groups: &mut dyn Iterator<Item = &Group>| {
+        let kinds: Vec<String> = groups.map(|group| group.kind.to_string()).collect();
+        texts(kinds.iter().map(String::as_str))
+    };
+    let grouped = format!(
+        "grouped (schema, kind) AS MATERIALIZED (SELECT * FROM unnest({}, {}))",
+        texts(groups.iter().map(|group| group.schema.as_str())),
+        kinds(&mut groups.iter().copied()),
+    );
+    let named = format!(
+        "named (schema, kind, name) AS MATERIALIZED (SELECT * FROM unnest({}, {}, {}))",
+        texts(of_objects),
+        kinds(&mut objects.iter().map(|object| &object.group)),
+        texts(objects.iter().map(|object| object.name.as_str())),
+    );
+    let roles = texts(roles.iter().map(RoleName::as_str));
+    let speakers = texts(interest.owners.iter().map(RoleName::as_str));
+    format!(
+        "WITH ours AS MATERIALIZED (
+  SELECT r.oid, r.rolname::text AS name FROM pg_catalog.pg_roles AS r WHERE r.rolname = ANY ({roles}::name[])
+), wanted (name) AS MATERIALIZED (SELECT unnest({wanted})), speakers (name) AS MATERIALIZED (SELECT unnest({speakers}::name[])),
+{grouped},
+{named},
+{SPACES}, {WORLD}, {FACTS}",
+        FACTS = FACTS.replace("{OURS}", &ours("o.mine", "u.oid", "t.owner", "t.acl")),
+        wanted = texts(schemas.into_iter()),
+    )
+}
+
+/// The same objects, of one schema only: for changes.
+pub(super) fn world_of(schema: &str) -> String {
+    format!(
+        r"spaces AS MATERIALIZED (
+  SELECT n.oid, n.nspname::text AS name, n.nspowner AS owner, n.nspacl AS acl FROM pg_catalog.pg_namespace AS n
+  WHERE n.nspname = {}::name
+), {WORLD}",
+        literal(schema)
+    )
+}
+
+/// Texts as SQL reads them.
+pub(super) fn texts<'a>(items: impl Iterator<Item = &'a str>) -> String {
+    let items: Vec<String> = items.map(literal).collect();
+    format!("ARRAY[{}]::text[]", items.join(", "))
+}
+
+/// One row of the answer.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "what", rename_all = "camelCase")]
+enum Fact {
+    Object {
+        kind: Kind,
+        schema: String,
+        name: String,
+        owner: String,
+        grantable: BTreeSet<Privilege>,
+        grantees: u32,
+    },
+    Group {
+        kind: Kind,
+        schema: String,
+        total: u32,
+        grantees: u32,
+        name: Option<String>,
+    },
+    Refusing {
+        kind: Kind,
+        schema: String,
+        privileges: BTreeSet<Privilege>,
+        names: BTreeSet<String>,
+        owner: String,
+    },
+    Signatures {
+        schema: String,
+        name: String,
+        names: BTreeSet<String>,
+    },
+    Speaker {
+        owner: String,
+        mine: bool,
+    },
+    Owned {
+        role: String,
+        kind: Kind,
+        schema: String,
+    },
+    Held(HeldRow),
+    Column(ColumnRow),
+    Default {
+        role: String,
+        owner: String,
+        kind: Kind,
+        schema: String,
+        privileges: BTreeSet<Privilege>,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+struct HeldRow {
+    role: String,
+    kind: Kind,
+    schema: String,
+    privilege: Privilege,
+    names: Option<BTreeSet<String>>,
+    fixed: Option<BTreeMap<String, String>>,
+    stuck: Option<BTreeMap<String, String>>,
+    others: Option<BTreeSet<String>>,
+    owned: Option<BTreeSet<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ColumnRow {
+    role: String,
+    schema: String,
+    name: String,
+    column: String,
+    privilege: Privilege,
+    fixed: Option<String>,
+}
+
+/// The answer to [`facts`]; `None` if a row is not what was asked for.
+pub fn catalog(
+    roles: BTreeSet<RoleName>,
+    asked: DatabaseInterest,
+    answer: &Table,
+) -> Option<DatabaseCatalog> {
+    let mut catalog = DatabaseCatalog {
+        roles,
+        asked,
+        ..DatabaseCatalog::default()
+    };
+    for row in answer.rows() {
+        let fact = serde_json::from_str(row.get("fact")?).ok()?;
+        take(&mut catalog, fact)?;
+    }
+    Some(catalog)
+}
+
+fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
+    let parse = |name: String| RoleName::parse(&name).ok();
+    match fact {
+        Fact::Object {
+            kind,
+            schema,
+            name,
+            owner,
+            grantable,
+            grantees,
+        } => {
+            let facts = ObjectFacts {
+                owner: parse(owner)?,
+                grantable,
+                grantees,
+            };
+            if kind == Kind::Schema {
+                catalog.schemas.insert(schema.clone(), facts.clone());
+            }
+            let group = Group { schema, kind };
+            let object = Object { group, name };
+            if catalog.asked.objects.contains(&object) {
+                catalog.objects.insert(object, facts);
+            }
+        }
+        Fact::Group {
+            kind,
+            schema,
+            total,
+            grantees,
+            name,
+        } => {
+            let group = catalog.groups.entry(Group { schema, kind }).or_default();
+            group.total = total;
+            group.most_grantees = name.map(|name| (name, grantees));
+        }
+        Fact::Refusing {
+            kind,
+            schema,
+            privileges,
+            names,
+            owner,
+        } => {
+            let group = catalog.groups.entry(Group { schema, kind }).or_default();
+            let owner = parse(owner)?;
+            for privilege in privileges {
+                refuse(group, privilege, &names, &owner);
+            }
+        }
+        Fact::Signatures {
+            schema,
+            name,
+            names,
+        } => {
+            let kind = Kind::Function;
+            let group = Group { schema, kind };
+            catalog.signatures.insert(Object { group, name }, names);
+        }
+        Fact::Speaker { owner, mine } => {
+            catalog.owners.insert(parse(owner)?, mine);
+        }
+        Fact::Owned { role, kind, schema } => {
+            let held = catalog.held.entry(parse(role)?).or_default();
+            held.owned.insert(Group { schema, kind });
+        }
+        Fact::Held(row) => hold(catalog, row)?,
+        Fact::Column(row) => hold_column(catalog, row)?,
+        Fact::Default {
+            role,
+            owner,
+            kind,
+            schema,
+            privileges,
+        } => {
+            let of = DefaultsOf {
+                owner: parse(owner)?,
+                group: Group { schema, kind },
+            };
+            let held: &mut Held = catalog.held.entry(parse(role)?).or_default();
+            let each = privileges
+                .into_iter()
+                .map(|privilege| (of.clone(), privilege));
+            held.defaults.extend(each);
+        }
+    }
+    Some(())
+}
+
+fn hold(catalog: &mut DatabaseCatalog, row: HeldRow) -> Option<()> {
+    let by = |grantors: Option<BTreeMap<String, String>>| {
+        let grantors = grantors.unwrap_or_default().into_iter();
+        let parsed = grantors.map(|(name, by)| Some((name, RoleName::parse(&by).ok()?)));
+        parsed.collect::<Option<_>>()
+    };
+    let holding = Holding {
+        on: row.names.map_or(On::All, On::Some),
+        fixed: by(row.fixed)?,
+        stuck: by(row.stuck)?,
+        others: row.others.unwrap_or_default(),
+        owned: row.owned.unwrap_or_default(),
+    };
+    let HeldRow { kind, schema, .. } = row;
+    let held = catalog.held.entry(RoleName::parse(&row.role).ok()?);
+    let slot = (Group { schema, kind }, row.privilege);
+    held.or_default().objects.insert(slot, holding);
+    Some(())
+}
+
+fn hold_column(catalog: &mut DatabaseCatalog, row: ColumnRow) -> Option<()> {
+    let (schema, kind, name) = (row.schema, Kind::Table, row.name);
+    let group = Group { schema, kind };
+    let fixed = match row.fixed {
+        Some(by) => Some(RoleName::parse(&by).ok()?),
+        None => None,
+    };
+    let held = catalog.held.entry(RoleName::parse(&row.role).ok()?);
+    held.or_default().columns.insert(HeldColumn {
+        table: Object { group, name },
+        privilege: row.privilege,
+        column: row.column,
+        fixed,
+    });
+    Some(())
+}
+
+/// Notes that we may not grant the privilege on these; the owner told is the first one's by name.
+fn refuse(
+    group: &mut GroupFacts,
+    privilege: Privilege,
+    names: &BTreeSet<String>,
+    owner: &RoleName,
+) {
+    let noted = group.ungrantable.entry(privilege);
+    let noted = noted.or_insert_with(|| Ungrantable {
+        names: BTreeSet::new(),
+        owner: owner.clone(),
+    });
+    if names.first() < noted.names.first() {
+        noted.owner = owner.clone();
+    }
+    noted.names.extend(names.iter().cloned());
+}

@@ -1,0 +1,181 @@
+//! What refusals mean, and what is learned from them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::api::Privilege;
+use crate::model::{MembershipOptions, TargetFacts};
+
+const OPTIONS: MembershipOptions = MembershipOptions {
+    inherit: true,
+    set: true,
+    admin: false,
+};
+
+fn name(text: &str) -> RoleName {
+    RoleName::parse(text).unwrap()
+}
+
+fn join(group: &str) -> RoleStep {
+    RoleStep::Join {
+        role: name(group),
+        options: OPTIONS,
+    }
+}
+
+fn set(value: &str) -> RoleStep {
+    RoleStep::Set {
+        name: "work_mem".to_owned(),
+        value: value.to_owned(),
+    }
+}
+
+fn refused(step: &RoleStep, code: &str, message: &str) -> Failure {
+    let facts = ServerFacts {
+        version_num: 180_004,
+        administrator: "pg operators".to_owned(),
+        improved_control: None,
+        ..ServerFacts::default()
+    };
+    let answer = Answer {
+        code,
+        message,
+        detail: None,
+        hint: None,
+    };
+    refusal("server s", &facts, &name("api"), step, answer)
+}
+
+#[test]
+fn a_refused_membership_comes_with_the_statement_that_helps() {
+    let failure = refused(&join("readers"), "42501", "permission denied to grant role");
+    assert_eq!(failure.reason, Reason::MissingAdminOption);
+    let statement = r#"GRANT "readers" TO "pg operators" WITH ADMIN OPTION"#;
+    assert!(failure.message.contains(statement), "{failure}");
+    assert!(
+        failure
+            .message
+            .contains(r#"could not grant role "readers" to role "api""#)
+    );
+}
+
+#[test]
+fn each_refusal_has_its_reason() {
+    let leave = RoleStep::Leave {
+        role: name("readers"),
+        grantors: BTreeSet::from([name("dba")]),
+    };
+    let grant = RoleStep::GrantDatabase {
+        database: "orders".to_owned(),
+        privileges: BTreeSet::from([Privilege::Connect]),
+    };
+    let restricted = "permission denied to alter restricted role \"azure_pg_admin\"";
+    let cases = [
+        (
+            join("azure_pg_admin"),
+            "42501",
+            restricted,
+            Reason::RoleProtected,
+        ),
+        (
+            join("a"),
+            "0LP01",
+            "role is a member of role",
+            Reason::MembershipLoop,
+        ),
+        (
+            join("a"),
+            "42704",
+            "role \"a\" does not exist",
+            Reason::ObjectNotFound,
+        ),
+        (
+            leave.clone(),
+            "42501",
+            "permission denied",
+            Reason::NotRevocable,
+        ),
+        (
+            leave,
+            "2BP01",
+            "dependent privileges exist",
+            Reason::NotRevocable,
+        ),
+        (
+            grant.clone(),
+            "42501",
+            "permission denied",
+            Reason::NotGrantable,
+        ),
+        (
+            grant,
+            "3D000",
+            "database does not exist",
+            Reason::ObjectNotFound,
+        ),
+        (
+            set("x"),
+            "22023",
+            "invalid value for parameter",
+            Reason::InvalidSpec,
+        ),
+        (
+            set("x"),
+            "42704",
+            "unrecognized configuration parameter",
+            Reason::InvalidSpec,
+        ),
+        (
+            set("x"),
+            "42501",
+            "permission denied to set parameter",
+            Reason::NotGrantable,
+        ),
+    ];
+    for (step, code, message, reason) in cases {
+        let failure = refused(&step, code, message);
+        assert_eq!(
+            (failure.class, failure.reason),
+            (Class::Denied, reason),
+            "{failure}"
+        );
+    }
+    let failure = refused(&set("x"), "40P01", "deadlock detected");
+    assert_eq!(failure.class, Class::Transient);
+    assert!(
+        refused(&set("x"), "22023", "no")
+            .message
+            .contains("correct work_mem")
+    );
+}
+
+// Red when: lesson() does not look at what the catalog said before, or takes any refusal for one.
+#[test]
+fn what_the_server_lets_us_do_is_learned_from_what_its_own_rules_forbid() {
+    let target = |grantable| TargetFacts {
+        grantable,
+        ..TargetFacts::default()
+    };
+    let catalog = Catalog {
+        version_num: 180_004,
+        targets: BTreeMap::from([
+            (name("ours"), target(true)),
+            (name("theirs"), target(false)),
+        ]),
+        ..Catalog::default()
+    };
+    let learned = |steps: &[RoleStep], refused: &[(RoleStep, Failure)]| {
+        lesson(&catalog, &name("api"), steps, refused)
+    };
+    let no = |reason| Failure::new(Class::Denied, reason, "no");
+    let (ours, theirs) = (join("ours"), join("theirs"));
+    assert_eq!(learned(std::slice::from_ref(&ours), &[]), None);
+    assert_eq!(learned(&[ours, theirs.clone()], &[]), Some(true));
+    let missing = [(theirs.clone(), no(Reason::MissingAdminOption))];
+    assert_eq!(
+        learned(std::slice::from_ref(&theirs), &missing),
+        Some(false)
+    );
+    let other = [(theirs.clone(), no(Reason::MembershipLoop))];
+    assert_eq!(learned(&[theirs], &other), None);
+}

@@ -1,0 +1,251 @@
+//! What a session does while it is connected: takes commands, sends them in their order over its
+//! connections, takes in the answers, and takes a snapshot every interval.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::model::{Catalog, Failure, Subjects};
+
+use super::answers::{Finished, reply};
+use super::change::{self, Ground};
+use super::dial::take;
+use super::drop;
+use super::queue::Lane;
+use super::session::{Change, Command, DropRequest};
+use super::worker::{End, Slot, Worker};
+use super::{questions, snapshot};
+
+/// Quick messages under way on one connection at most: more would only wait at the server, where
+/// what is urgent cannot overtake them.
+pub(super) const PIPELINE: u32 = 8;
+
+/// What waits in the queue.
+#[derive(Debug)]
+pub(super) enum Work {
+    Change(Change),
+    Drop(DropRequest),
+}
+
+impl Work {
+    /// Answers with a failure.
+    pub fn refuse(self, failure: Failure) {
+        match self {
+            Self::Change(change) => reply(change.reply, Err(failure)),
+            Self::Drop(request) => reply(request.reply, Err(failure)),
+        }
+    }
+
+    fn is_awaited(&self) -> bool {
+        match self {
+            Self::Change(change) => !change.reply.is_closed(),
+            Self::Drop(request) => !request.reply.is_closed(),
+        }
+    }
+}
+
+impl Worker {
+    /// Serves until the connections are lost or the server does not serve us any more.
+    pub async fn serve(&mut self) -> End {
+        let every = self.shared.spec.resync_interval.max(Duration::from_secs(1));
+        let mut tick = interval_at(Instant::now() + every, every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.no_more_until = None;
+        self.snapshots_inside();
+        loop {
+            self.dispatch();
+            let end = tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => {
+                        self.take(command);
+                        None
+                    }
+                    None => Some(End::Stopped),
+                },
+                Some(finished) = self.running.join_next() => self.finished(finished),
+                Some((slot, cause)) = self.ended.recv() => self.lost(slot, &cause),
+                _ = tick.tick() => {
+                    self.snapshot();
+                    self.snapshots_inside();
+                    None
+                }
+            };
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    /// Takes this command and all that came with it, so that questions go together.
+    pub fn take(&mut self, command: Command) {
+        let mut next = Some(command);
+        while let Some(command) = next {
+            match command {
+                Command::Look(look) => self.asked.push(look),
+                Command::Change(change) => {
+                    let lane = Lane::of(&change.steps);
+                    self.queue.push(lane, Work::Change(change));
+                }
+                Command::Drop(request) => self.queue.push(Lane::Plain, Work::Drop(request)),
+                Command::Snapshot => self.snapshot_due = true,
+                Command::Inside(database, inside) => self.take_inside(&database, *inside),
+            }
+            next = self.commands.try_recv().ok();
+        }
+    }
+
+    /// Sends what can be sent now.
+    fn dispatch(&mut self) {
+        if self.snapshot_due && self.snapping.is_none() {
+            self.snapshot_due = false;
+            self.snapshot();
+            self.snapshots_inside();
+        }
+        self.dispatch_inside();
+        if !self.asked.is_empty() && self.asking.is_none() {
+            self.ask();
+        }
+        while let Some(at) = self.first(|slot| slot.busy < PIPELINE) {
+            let Some(work) = self.queue.pop_plain() else {
+                break;
+            };
+            self.start(at, work, false);
+        }
+        // The first connection last: questions and snapshots wait behind what it does.
+        let free = |slot: &Slot| !slot.slow && !slot.is_closed();
+        while let Some(at) = self.slots.iter().rposition(free) {
+            let Some(work) = self.queue.pop_directory() else {
+                break;
+            };
+            self.start(at, work, true);
+        }
+        let waits = self.queue.directory_len() > 0;
+        let may = self.free() > 0
+            && self
+                .no_more_until
+                .is_none_or(|until| Instant::now() >= until);
+        if waits && may && !self.opening {
+            self.open_another();
+        }
+    }
+
+    /// The first connection that works and suits: always the same one, as far as possible.
+    pub fn first(&self, suits: impl Fn(&Slot) -> bool) -> Option<usize> {
+        let first = self.slots.iter().position(|slot| !slot.is_closed())?;
+        self.slots.get(first).is_some_and(suits).then_some(first)
+    }
+
+    /// Counts a message on that connection.
+    pub fn occupy(&mut self, at: usize, directory: bool) -> Option<(u64, change::Line)> {
+        let line = self.slots.get(at).map(|slot| self.line(slot))?;
+        let slot = self.slots.get_mut(at)?;
+        slot.busy += 1;
+        slot.slow |= directory;
+        Some((slot.id, line))
+    }
+
+    fn start(&mut self, at: usize, work: Work, directory: bool) {
+        if !work.is_awaited() {
+            return;
+        }
+        if let Err(failure) = self.shared.gate.check() {
+            return work.refuse(failure);
+        }
+        let Some((slot, line)) = self.occupy(at, directory) else {
+            return;
+        };
+        match work {
+            Work::Change(change) => {
+                let ground = self.ground(&change);
+                self.running.spawn(async move {
+                    let result = change::run(&line, &change.role, &change.steps, ground).await;
+                    Finished::Changed {
+                        slot,
+                        slow: directory,
+                        change,
+                        result,
+                    }
+                })
+            }
+            Work::Drop(request) => {
+                let gate = Arc::clone(&self.shared.gate);
+                self.running.spawn(async move {
+                    let DropRequest {
+                        role,
+                        ours,
+                        is_reassigned,
+                        ..
+                    } = &request;
+                    let result = drop::run(&line, gate.as_ref(), role, ours, *is_reassigned).await;
+                    Finished::Dropped {
+                        slot,
+                        request,
+                        result,
+                    }
+                })
+            }
+        };
+    }
+
+    /// What a change is made on, and what is to be read back after it.
+    fn ground(&self, change: &Change) -> Ground {
+        let status = self.shared.status.borrow();
+        let catalog = status.catalog.as_deref();
+        Ground {
+            server: catalog.map(Catalog::server).unwrap_or_default(),
+            subjects: catalog.map_or_else(
+                || Subjects::role(&change.role),
+                |catalog| catalog.unknown(&change.role, &change.interest),
+            ),
+        }
+    }
+
+    /// One question for all lookups that wait.
+    fn ask(&mut self) {
+        let at = self.first(|_| true);
+        let Some((slot, line)) = at.and_then(|at| self.occupy(at, false)) else {
+            return;
+        };
+        self.asking = Some(slot);
+        let looks = std::mem::take(&mut self.asked);
+        self.running.spawn(async move {
+            let mut subjects = Subjects::default();
+            for look in &looks {
+                subjects.add(&look.role, &look.interest);
+            }
+            let question = questions::facts(&subjects, false);
+            let answer = line.ask("look up roles", None, &question).await;
+            let result = answer.map(|tables| snapshot::facts(subjects, &tables));
+            Finished::Asked {
+                slot,
+                looks,
+                result,
+            }
+        });
+    }
+
+    fn snapshot(&mut self) {
+        if self.snapping.is_some() {
+            return;
+        }
+        let at = self.first(|_| true);
+        let Some((slot, line)) = at.and_then(|at| self.occupy(at, false)) else {
+            return;
+        };
+        self.snapping = Some(slot);
+        let began = self.sequence;
+        let interests = self.interests();
+        self.running.spawn(async move {
+            let since = Instant::now();
+            let result = Box::new(take(&line, interests).await);
+            let took = since.elapsed();
+            Finished::Snapshot {
+                slot,
+                began,
+                took,
+                result,
+            }
+        });
+    }
+}

@@ -1,0 +1,544 @@
+//! The handle of one server's session: cheap to clone, asks the session's task. Must not talk to
+//! the server itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+
+use crate::clock::SystemClock;
+use crate::model::{
+    Catalog, Class, DatabaseCatalog, DatabaseInterest, Failure, Interest, ObjectId, ObjectKey,
+    PrivilegeStep, Reason, RoleName, RoleStep, RoleView,
+};
+use crate::ports::{AccessToken, Clock as _, TokenOrder, TokenSource, WriteGate};
+
+use super::clear::Cleared;
+use super::connect::Timeouts;
+use super::drop::DropOutcome;
+use super::error::unreachable;
+use super::inside::{ApplyInside, ClearInside, Errand, Inside, LookInside};
+use super::stats::SessionStats;
+
+/// A token that ends sooner is not used for a sign-in any more.
+const TOKEN_MARGIN: Duration = Duration::from_secs(60);
+
+/// Everything a session is made from; a change of it makes a new session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionSpec {
+    /// The server object.
+    pub server: ObjectKey,
+    /// Host name, as given.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Certificates that the server's must chain to; `None`: the platform's.
+    pub roots: Option<Vec<CertificateDer<'static>>>,
+    /// The administrators as whom to sign in, and how their tokens are got; tried in order.
+    pub administrators: Vec<(RoleName, TokenOrder)>,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Connections at most; at least one.
+    pub max_connections: usize,
+    /// How often a snapshot is taken.
+    pub resync_interval: Duration,
+}
+
+impl SessionSpec {
+    /// The server as people know it, for sentences.
+    pub fn describe(&self) -> String {
+        format!("server {} ({}:{})", self.server, self.host, self.port)
+    }
+}
+
+/// What a session tells its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionEvent {
+    /// The state of that server's session is another one.
+    StateChanged(ObjectKey),
+    /// What people want to know of that server has changed: version, unmanaged roles.
+    ServerChanged(ObjectKey),
+    /// These roles changed, or their object ids changed hands, or something changed that their principals
+    /// are interested in.
+    RolesChanged(ObjectKey, BTreeSet<RoleName>),
+}
+
+/// What a change left: what is there now, and the steps that the server refused although it made the
+/// others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied<V, S> {
+    /// What is there now.
+    pub now: V,
+    /// The steps that were refused, and why.
+    pub refused: Vec<(S, Failure)>,
+}
+
+/// Whether what the catalog says is good enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// It is no older than the interval of snapshots.
+    #[default]
+    Catalog,
+    /// Somebody knows better: the server is asked.
+    ServerOnly,
+}
+
+/// How a session is.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// The first connection, or a new one after a loss, is being made.
+    Connecting,
+    /// Signed in; the newest catalog.
+    Connected(Arc<Catalog>),
+    /// Not signed in, and why; it is tried again.
+    Failed(Failure),
+}
+
+/// The session of one server. A clone is the same session.
+#[derive(Clone)]
+pub struct Session {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What handle and task share.
+pub(super) struct Shared {
+    pub spec: SessionSpec,
+    pub platform_roots: Arc<Vec<CertificateDer<'static>>>,
+    pub tokens: Arc<dyn TokenSource>,
+    pub gate: Arc<dyn WriteGate>,
+    pub events: mpsc::UnboundedSender<SessionEvent>,
+    pub commands: mpsc::UnboundedSender<Command>,
+    pub status: watch::Sender<Status>,
+    pub retry: Notify,
+    pub stats: Arc<SessionStats>,
+    /// The turn to try a sign-in: one connection more than the session has.
+    pub logins: Semaphore,
+    interests: Mutex<Interests>,
+    operators: Mutex<BTreeMap<ObjectId, RoleName>>,
+    token: Mutex<Option<(usize, Arc<AccessToken>)>>,
+}
+
+/// Roles that are asked for, with what was asked beside them.
+pub(super) type Interests = BTreeMap<RoleName, Interest>;
+
+/// State and newest catalog, which outlives a lost connection.
+#[derive(Clone, Debug)]
+pub(super) struct Status {
+    pub phase: Phase,
+    pub catalog: Option<Arc<Catalog>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Connecting,
+    Connected,
+    Failed(Failure),
+}
+
+/// What the handle asks of the task.
+#[derive(Debug)]
+pub(super) enum Command {
+    Look(Look),
+    Change(Change),
+    Drop(DropRequest),
+    /// Take a snapshot now.
+    Snapshot,
+    /// In that database.
+    Inside(String, Box<Inside>),
+}
+
+#[derive(Debug)]
+pub(super) struct Look {
+    pub role: RoleName,
+    pub interest: Interest,
+    /// Whether the connection it was asked on before was lost.
+    pub again: bool,
+    pub reply: oneshot::Sender<Result<RoleView, Failure>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Change {
+    pub role: RoleName,
+    pub steps: Vec<RoleStep>,
+    pub interest: Interest,
+    pub reply: oneshot::Sender<Result<Applied<RoleView, RoleStep>, Failure>>,
+}
+
+#[derive(Debug)]
+pub(super) struct DropRequest {
+    pub role: RoleName,
+    pub ours: String,
+    pub is_reassigned: bool,
+    pub reply: oneshot::Sender<Result<DropOutcome, Failure>>,
+}
+
+impl Shared {
+    pub fn new(
+        spec: SessionSpec,
+        platform_roots: Arc<Vec<CertificateDer<'static>>>,
+        tokens: Arc<dyn TokenSource>,
+        gate: Arc<dyn WriteGate>,
+        events: mpsc::UnboundedSender<SessionEvent>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Command>) {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let status = Status {
+            phase: Phase::Connecting,
+            catalog: None,
+        };
+        let shared = Self {
+            spec,
+            platform_roots,
+            tokens,
+            gate,
+            events,
+            commands,
+            status: watch::Sender::new(status),
+            retry: Notify::new(),
+            stats: Arc::default(),
+            logins: Semaphore::new(1),
+            interests: Mutex::default(),
+            operators: Mutex::default(),
+            token: Mutex::default(),
+        };
+        (Arc::new(shared), receiver)
+    }
+
+    /// Enters a state, and tells if it is another one.
+    pub fn enter(&self, phase: Phase) {
+        let changed = self.status.send_if_modified(|status| {
+            let changed = status.phase != phase;
+            status.phase = phase;
+            changed
+        });
+        if changed {
+            self.tell(SessionEvent::StateChanged(self.spec.server.clone()));
+        }
+    }
+
+    /// Tells the owner; nobody listens any more only while the operator stops.
+    pub fn tell(&self, event: SessionEvent) {
+        let _ = self.events.send(event);
+    }
+
+    /// A panic ended the session's task.
+    pub fn broke(&self) {
+        let server = self.spec.describe();
+        let message = format!(
+            "a defect ended the session of {server}; the log has it, please report it; it is started anew"
+        );
+        tracing::error!(server = %self.spec.server, "{message}");
+        let failure = Failure::new(Class::Transient, Reason::Internal, message);
+        self.enter(Phase::Failed(failure));
+    }
+
+    pub fn interests(&self) -> MutexGuard<'_, Interests> {
+        self.interests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last token of that administrator, if it lives for a while yet: going round the databases asks
+    /// Entra for nothing.
+    pub fn kept_token(&self, administrator: usize) -> Option<Arc<AccessToken>> {
+        let kept = self.token();
+        let (of, token) = kept.as_ref()?;
+        let end = token.expires_at;
+        let lives = SystemClock.now() + TOKEN_MARGIN < end;
+        (*of == administrator && lives).then(|| token.clone())
+    }
+
+    pub fn keep_token(&self, administrator: usize, token: Arc<AccessToken>) {
+        *self.token() = Some((administrator, token));
+    }
+
+    pub fn forget_token(&self) {
+        *self.token() = None;
+    }
+
+    fn token(&self) -> MutexGuard<'_, Option<(usize, Arc<AccessToken>)>> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The identities whose tokens were got to sign in, and as which administrator.
+    pub fn operators(&self) -> MutexGuard<'_, BTreeMap<ObjectId, RoleName>> {
+        self.operators
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    /// The server object.
+    pub fn server(&self) -> &ObjectKey {
+        &self.shared.spec.server
+    }
+
+    /// The certificates that the server's must chain to; `None`: the platform's.
+    pub fn roots(&self) -> Option<&[CertificateDer<'static>]> {
+        self.shared.spec.roots.as_deref()
+    }
+
+    /// How the session is.
+    pub fn state(&self) -> State {
+        let Status { phase, catalog } = self.shared.status.borrow().clone();
+        match (phase, catalog) {
+            (Phase::Failed(failure), _) => State::Failed(failure),
+            (Phase::Connected, Some(catalog)) => State::Connected(catalog),
+            (Phase::Connected | Phase::Connecting, _) => State::Connecting,
+        }
+    }
+
+    /// The newest catalog there was, also while there is no connection.
+    pub fn last_catalog(&self) -> Option<Arc<Catalog>> {
+        self.shared.status.borrow().catalog.clone()
+    }
+
+    /// What the session has done so far.
+    pub fn stats(&self) -> &SessionStats {
+        &self.shared.stats
+    }
+
+    /// Does not wait any longer before the next attempt to connect.
+    pub fn retry_now(&self) {
+        self.shared.retry.notify_one();
+    }
+
+    /// Takes a snapshot of `postgres` and of every database in use now; a failed connection is tried again
+    /// at once.
+    pub fn look_again(&self) {
+        if matches!(self.state(), State::Failed(_)) {
+            self.shared.retry.notify_one();
+        }
+        // A session that has ended is made anew, and looks then.
+        let _ = self.shared.commands.send(Command::Snapshot);
+    }
+
+    /// What the server has of this role, and of what its principal is interested in; not what is inside
+    /// databases. From the catalog where that was asked, otherwise by a question. From now on every
+    /// snapshot covers it all.
+    pub async fn look(&self, role: &RoleName, interest: &Interest) -> Result<RoleView, Failure> {
+        self.look_as(Trust::Catalog, role, interest).await
+    }
+
+    /// [`Session::look`], trusting the catalog or not.
+    pub async fn look_as(
+        &self,
+        trust: Trust,
+        role: &RoleName,
+        interest: &Interest,
+    ) -> Result<RoleView, Failure> {
+        {
+            let mut interests = self.shared.interests();
+            let known = interests.entry(role.clone()).or_default();
+            known.extend(interest);
+            known.databases.clone_from(&interest.databases);
+        }
+        self.ready().await?;
+        let known = |status: &Status| status.catalog.as_ref()?.view(role, interest);
+        let known = known(&self.shared.status.borrow());
+        if let (Some(view), Trust::Catalog) = (known, trust) {
+            return Ok(view);
+        }
+        let (reply, answer) = oneshot::channel();
+        let look = Look {
+            role: role.clone(),
+            interest: interest.clone(),
+            again: false,
+            reply,
+        };
+        self.command(Command::Look(look), answer).await
+    }
+
+    /// Snapshots need not cover this role any more.
+    pub fn forget(&self, role: &RoleName) {
+        self.shared.interests().remove(role);
+    }
+
+    /// Makes these steps in database `postgres`, in one transaction, and returns what the role is then.
+    /// If the server refuses, the rights (settings, memberships, privileges) are tried one by one after
+    /// the rest. After a failure nothing is assumed: the next look asks the server.
+    pub async fn apply(
+        &self,
+        role: &RoleName,
+        steps: &[RoleStep],
+        interest: &Interest,
+    ) -> Result<Applied<RoleView, RoleStep>, Failure> {
+        self.shared.gate.check()?;
+        self.ready().await?;
+        let (reply, answer) = oneshot::channel();
+        let change = Change {
+            role: role.clone(),
+            steps: steps.to_vec(),
+            interest: interest.clone(),
+            reply,
+        };
+        self.command(Command::Change(change), answer).await
+    }
+
+    /// What is in a database of what this role's principal is interested in, and what the role has
+    /// there: from the catalog where that was asked, otherwise by a question. From now on every snapshot
+    /// of the database covers this, and nothing that was asked for this role before.
+    pub async fn look_inside(
+        &self,
+        role: &RoleName,
+        database: &str,
+        interest: &DatabaseInterest,
+    ) -> Result<Arc<DatabaseCatalog>, Failure> {
+        self.look_inside_as(Trust::Catalog, role, database, interest)
+            .await
+    }
+
+    /// [`Session::look_inside`], trusting the catalog or not.
+    pub async fn look_inside_as(
+        &self,
+        trust: Trust,
+        role: &RoleName,
+        database: &str,
+        interest: &DatabaseInterest,
+    ) -> Result<Arc<DatabaseCatalog>, Failure> {
+        self.interested_inside(role, database, interest);
+        self.ready().await?;
+        let known = self.last_catalog();
+        let known = known.and_then(|catalog| catalog.view_inside(role, database, interest));
+        if let (Some(known), Trust::Catalog) = (known, trust) {
+            return Ok(known);
+        }
+        let (reply, answer) = oneshot::channel();
+        let look = Inside::Look(LookInside {
+            role: role.clone(),
+            interest: interest.clone(),
+            again: false,
+            reply,
+        });
+        let command = Command::Inside(database.to_owned(), Box::new(look));
+        self.command(command, answer).await
+    }
+
+    /// Makes these steps in that database, in one transaction; see [`Session::apply`].
+    pub async fn apply_inside(
+        &self,
+        role: &RoleName,
+        database: &str,
+        steps: &[PrivilegeStep],
+        interest: &DatabaseInterest,
+    ) -> Result<Applied<Arc<DatabaseCatalog>, PrivilegeStep>, Failure> {
+        self.shared.gate.check()?;
+        self.interested_inside(role, database, interest);
+        self.ready().await?;
+        let (reply, answer) = oneshot::channel();
+        let apply = Inside::Work(Errand::Apply(ApplyInside {
+            role: role.clone(),
+            steps: steps.to_vec(),
+            interest: interest.clone(),
+            reply,
+        }));
+        let command = Command::Inside(database.to_owned(), Box::new(apply));
+        self.command(command, answer).await
+    }
+
+    /// Clears a role whose comment has `ours` out of a database, so that it can be dropped.
+    pub async fn clear_inside(
+        &self,
+        role: &RoleName,
+        database: &str,
+        ours: &str,
+        reassign_to: Option<&RoleName>,
+    ) -> Result<Cleared, Failure> {
+        self.shared.gate.check()?;
+        self.ready().await?;
+        let (reply, answer) = oneshot::channel();
+        let clear = Inside::Work(Errand::Clear(ClearInside {
+            role: role.clone(),
+            ours: ours.to_owned(),
+            reassign_to: reassign_to.cloned(),
+            reply,
+        }));
+        let command = Command::Inside(database.to_owned(), Box::new(clear));
+        self.command(command, answer).await
+    }
+
+    fn interested_inside(&self, role: &RoleName, database: &str, interest: &DatabaseInterest) {
+        let mut interests = self.shared.interests();
+        let known = interests.entry(role.clone()).or_default();
+        known
+            .databases
+            .insert(database.to_owned(), interest.clone());
+    }
+
+    /// Drops a role whose comment has `ours`: disables sign-in first, and drops only when nobody is
+    /// signed in as it and nothing hangs on it. What it owns is in the way unless it `is_reassigned`
+    /// by [`Session::clear_inside`]; what is in the way is the failure.
+    pub async fn drop_role(
+        &self,
+        role: &RoleName,
+        ours: &str,
+        is_reassigned: bool,
+    ) -> Result<DropOutcome, Failure> {
+        self.shared.gate.check()?;
+        self.ready().await?;
+        let (reply, answer) = oneshot::channel();
+        let request = DropRequest {
+            role: role.clone(),
+            ours: ours.to_owned(),
+            is_reassigned,
+            reply,
+        };
+        self.command(Command::Drop(request), answer).await
+    }
+
+    /// Waits for a connection that is being made, not for one that has failed.
+    async fn ready(&self) -> Result<(), Failure> {
+        let limit = self.shared.spec.timeouts.connect;
+        let mut status = self.shared.status.subscribe();
+        let decided = status.wait_for(|status| status.phase != Phase::Connecting);
+        let phase = match tokio::time::timeout(limit, decided).await {
+            Ok(Ok(status)) => status.phase.clone(),
+            Ok(Err(_)) => return Err(self.ended()),
+            Err(_) => Phase::Connecting,
+        };
+        match phase {
+            Phase::Connected => Ok(()),
+            Phase::Failed(failure) => Err(failure),
+            Phase::Connecting => {
+                let server = self.shared.spec.describe();
+                let cause = format!("no connection after {limit:?}");
+                Err(unreachable(
+                    &server,
+                    &format!("still connecting to {server}"),
+                    &cause,
+                ))
+            }
+        }
+    }
+
+    async fn command<T>(
+        &self,
+        command: Command,
+        answer: oneshot::Receiver<Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        if self.shared.commands.send(command).is_err() {
+            return Err(self.ended());
+        }
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    fn ended(&self) -> Failure {
+        let server = self.shared.spec.describe();
+        let message = format!(
+            "the connections to {server} were closed, because its EntraPostgresServer changed; it is tried again"
+        );
+        Failure::new(Class::Transient, Reason::ServerUnreachable, message)
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("server", &self.shared.spec.server)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,217 @@
+//! Rows to facts.
+
+use super::*;
+use crate::model::Interest;
+
+const ID: &str = "11111111-0000-0000-0000-00000000000a";
+const COLUMNS: [&str; 17] = [
+    "name",
+    "oid",
+    "can_login",
+    "wanted",
+    "privileged",
+    "comment",
+    "id",
+    "kind",
+    "admin",
+    "mfa",
+    "connection_limit",
+    "create_db",
+    "create_role",
+    "inherit",
+    "settings",
+    "memberships",
+    "databases",
+];
+
+fn name(text: &str) -> RoleName {
+    RoleName::parse(text).unwrap()
+}
+
+const SETTINGS: &str = r#"{"search_path": "\"a\"\"b\", c", "work_mem": "4MB"}"#;
+const MEMBERSHIPS: &str = r#"[{"role": "readers", "grantor": "dba", "admin": false,
+    "inherit": true, "set": false, "revocable": false, "ours": false, "by_server": true}]"#;
+const HELD: &str = r#"{"orders": ["CONNECT", "FUTURE", "TEMPORARY"]}"#;
+
+fn head(read_only: &str) -> Table {
+    Table::new(
+        &[
+            "version",
+            "version_num",
+            "administrator",
+            "read_only",
+            "group_sync",
+        ],
+        &[&[
+            Some("15.20 (Debian 15.20-0)"),
+            Some("150020"),
+            Some("boss"),
+            Some(read_only),
+            Some("f"),
+        ]],
+    )
+}
+
+fn rows() -> Table {
+    let (t, f) = (Some("t"), Some("f"));
+    Table::new(
+        &COLUMNS,
+        &[
+            &[
+                Some("boss"),
+                Some("10"),
+                t,
+                f,
+                t,
+                None,
+                Some(ID),
+                Some("group"),
+                t,
+                f,
+                Some("-1"),
+                t,
+                t,
+                t,
+                None,
+                None,
+                None,
+            ],
+            &[
+                Some("mine"),
+                Some("11"),
+                t,
+                t,
+                f,
+                Some("hello"),
+                None,
+                None,
+                None,
+                None,
+                Some("7"),
+                f,
+                t,
+                f,
+                Some(SETTINGS),
+                Some(MEMBERSHIPS),
+                Some(HELD),
+            ],
+        ],
+    )
+}
+
+fn asked() -> Subjects {
+    Subjects {
+        names: BTreeSet::from([name("mine"), name("gone")]),
+        targets: BTreeSet::from([name("readers"), name("nobody")]),
+        databases: BTreeSet::from(["orders".to_owned(), "gone".to_owned()]),
+        ..Subjects::default()
+    }
+}
+
+fn read(read_only: &str) -> Catalog {
+    let tables = [head(read_only), loose(), rows(), targets(), databases()];
+    catalog("server", asked(), &tables).unwrap()
+}
+
+fn loose() -> Table {
+    Table::new(
+        &["unmanaged", "group_members", "names"],
+        &[&[Some("2"), Some("3"), Some(r#"["a", "b\"c"]"#)]],
+    )
+}
+
+fn targets() -> Table {
+    Table::new(
+        &["target", "administrator", "grantable", "member_of"],
+        &[&[Some("readers"), Some("f"), Some("t"), Some(r#"["deep"]"#)]],
+    )
+}
+
+fn databases() -> Table {
+    let (t, f) = (Some("t"), Some("f"));
+    let columns = [
+        "database",
+        "owner",
+        "connectable",
+        "open",
+        "grants_create",
+        "grants_connect",
+        "grants_temporary",
+        "grantees",
+    ];
+    let row = &[Some("orders"), Some("boss"), t, t, f, t, t, Some("4")];
+    Table::new(&columns, &[row])
+}
+
+#[test]
+fn rows_become_roles_and_holders() {
+    let catalog = read("f");
+    assert_eq!(
+        (catalog.version.as_str(), catalog.version_num),
+        ("15.20", 150_020)
+    );
+    assert_eq!(catalog.roles.keys().collect::<Vec<_>>(), [&name("mine")]);
+    let view = catalog.view(&name("gone"), &Interest::default()).unwrap();
+    assert_eq!(view.role, None);
+    assert!(view.holders[&ObjectId::parse(ID).unwrap()].admin);
+    assert!(catalog.view(&name("boss"), &Interest::default()).is_none());
+}
+
+#[test]
+fn a_row_tells_all_rights_of_a_role() {
+    let catalog = read("f");
+    let facts = &catalog.roles[&name("mine")];
+    let attributes = Attributes {
+        connection_limit: 7,
+        create_db: false,
+        create_role: true,
+        inherit: false,
+    };
+    assert_eq!(facts.attributes, attributes);
+    assert_eq!(facts.settings["search_path"], r#""a""b", c"#);
+    let membership = facts.memberships[&name("readers")].first().unwrap();
+    assert_eq!(membership.grantor, name("dba"));
+    assert!(membership.options.inherit && !membership.options.set && !membership.revocable);
+    assert!(membership.by_server && !membership.ours);
+    let held = BTreeSet::from([Privilege::Connect, Privilege::Temporary]);
+    assert_eq!(facts.databases["orders"], held);
+}
+
+#[test]
+fn what_was_asked_beside_the_roles_is_known_or_absent() {
+    let catalog = read("f");
+    assert!(catalog.targets[&name("readers")].grantable);
+    assert!(
+        catalog.targets[&name("readers")]
+            .member_of
+            .contains(&name("deep"))
+    );
+    assert!(catalog.covers_targets.contains(&name("nobody")) && catalog.targets.len() == 1);
+    let orders = &catalog.databases["orders"];
+    assert_eq!((orders.owner.as_str(), orders.grantees), ("boss", 4));
+    assert!(orders.connectable && !orders.grantable.contains(&Privilege::Create));
+    assert!(catalog.covers_databases.contains("gone") && catalog.databases.len() == 1);
+    let Unmanaged {
+        count,
+        names,
+        group_members,
+    } = catalog.unmanaged;
+    assert_eq!((count, group_members), (2, 3));
+    assert_eq!(names, ["a", "b\"c"]);
+}
+
+#[test]
+fn only_an_entra_administrator_on_a_writable_server_will_do() {
+    assert_eq!(check("server", &read("f")), Ok(()));
+    let refused = |catalog: &Catalog| check("server", catalog).unwrap_err().reason;
+    assert_eq!(refused(&read("t")), Reason::ServerReadOnly);
+    let mut stranger = read("f");
+    "mine".clone_into(&mut stranger.administrator);
+    assert_eq!(refused(&stranger), Reason::NotAnEntraAdministrator);
+}
+
+#[test]
+fn an_answer_without_rows_is_no_catalog() {
+    let empty = catalog("server", Subjects::default(), &[]);
+    assert_eq!(empty.unwrap_err().class, Class::Transient);
+}

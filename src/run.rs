@@ -1,0 +1,379 @@
+//! Starts the parts, in their order, and stops them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::runtime::controller::{Action, Config as ControllerConfig, Controller};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{EntraPostgresPrincipal, EntraPostgresServer};
+use crate::clock::SystemClock;
+use crate::cluster::{self, Cluster, EventRecorder};
+use crate::controller::feed::{Feed, Objects};
+use crate::controller::index::{Clusters, Index, Wakes};
+use crate::controller::watches::Synced;
+use crate::controller::{Context, Never, Reporter, principal, server};
+use crate::entra::{Broker, BrokerOptions};
+use crate::http::{Probes, Readiness};
+use crate::leader::{Elector, Leadership};
+use crate::model::{Class, Failure, Reason};
+use crate::ports::Clock;
+use crate::postgres::{SessionEvent, Sessions};
+use crate::settings::Settings;
+use crate::telemetry::{Metrics, ServerCounts};
+
+/// What `/readyz` waits for.
+const WATCHES: &str = "the first list of every watch";
+/// Work under way at the end gets this long; Kubernetes kills after 30 s.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Runs the operator until it is asked to stop.
+///
+/// # Errors
+/// When it cannot start (the address is taken, there is no cluster, the cluster has no id), and
+/// when it lost its lease: another replica leads then, and Kubernetes starts this one anew.
+pub async fn run(settings: Settings) -> Result<(), Failure> {
+    let settings = Arc::new(settings);
+    let metrics = Metrics::new();
+    let readiness = Readiness::waiting_for([WATCHES]);
+    let end = CancellationToken::new();
+    let serving = serve(&settings, &readiness, &metrics, &end).await?;
+
+    let client = cluster::connect()
+        .await
+        .map_err(|error| cannot_start(&error))?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let leadership = match settings.lease {
+        Some(_) => Leadership::standby(),
+        None => Leadership::always(),
+    };
+    metrics.leading(settings.lease.is_none());
+    let cluster = Cluster::new(client.clone(), Arc::new(leadership.clone()));
+    let release = CancellationToken::new();
+    let elector = elect(
+        &settings,
+        client.clone(),
+        &leadership,
+        &clock,
+        &metrics,
+        &release,
+    );
+    let drain = asked_to_stop()?;
+    let parts = Parts::start(settings, cluster, &leadership, clock, metrics).await?;
+    let lost = tokio::select! {
+        () = drain.cancelled() => false,
+        () = parts.ready(&readiness, &leadership) => {
+            tracing::info!("leading: principals and servers are kept as declared");
+            until_drained(parts.control(&drain), &leadership, &drain).await
+        }
+    };
+    release.cancel();
+    if let Some(elector) = elector {
+        // Its end is all we wait for: the lease is handed back.
+        let _ = elector.await;
+    }
+    end.cancel();
+    let _ = serving.await;
+    if lost {
+        let message = "this replica lost its lease: another one leads, and this one starts anew";
+        return Err(Failure::new(Class::Waiting, Reason::NotLeader, message));
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Everything that works, put together.
+struct Parts {
+    context: Arc<Context>,
+    principals: Objects<EntraPostgresPrincipal>,
+    principal_wake: UnboundedReceiver<ObjectRef<EntraPostgresPrincipal>>,
+    servers: Objects<EntraPostgresServer>,
+    server_wake: UnboundedReceiver<ObjectRef<EntraPostgresServer>>,
+    synced: Vec<Synced>,
+    /// The watches and the routing of events; they end with this.
+    _tasks: JoinSet<()>,
+}
+
+impl Parts {
+    async fn start(
+        settings: Arc<Settings>,
+        cluster: Cluster,
+        leadership: &Leadership,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Result<Self, Failure> {
+        let (principals, principal_wake) = unbounded_channel();
+        let (servers, server_wake) = unbounded_channel();
+        let wakes = Wakes {
+            principals,
+            servers,
+        };
+        let index = Arc::new(Index::new(wakes, clusters(&settings, &cluster).await?));
+        let broker = Arc::new(Broker::new(BrokerOptions {
+            credentials: Arc::new(cluster.clone()),
+            clock: Arc::clone(&clock),
+            environment: settings.azure.clone(),
+            network: settings.network.clone(),
+            concurrency: settings.max_concurrent_exchanges,
+        }));
+        let (session_events, session_event) = unbounded_channel();
+        let gate = Arc::new(leadership.clone());
+        let sessions = Arc::new(Sessions::new(broker.clone(), gate, session_events));
+        count_on_scrape(&metrics, &broker, &sessions);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(route(session_event, Arc::clone(&index)));
+        let client = cluster.client().clone();
+        let feed = Feed {
+            client,
+            settings: &settings,
+            index: &index,
+            metrics: &metrics,
+            sessions: &sessions,
+        };
+        let (servers, mut synced) = feed.servers(&mut tasks);
+        let (principals, principals_synced) = feed.principals(&mut tasks);
+        synced.extend(principals_synced);
+        synced.extend(feed.secrets(&mut tasks));
+        let events = EventRecorder::new(cluster.clone(), &settings.instance, metrics.clone());
+        let reporter = Reporter {
+            events,
+            metrics,
+            clock,
+        };
+        let tokens = broker;
+        let context = Context {
+            cluster,
+            sessions,
+            tokens,
+            index,
+            settings,
+            reporter,
+        };
+        Ok(Self {
+            context: Arc::new(context),
+            principals,
+            principal_wake,
+            servers,
+            server_wake,
+            synced,
+            _tasks: tasks,
+        })
+    }
+
+    /// The watches are in step with the cluster, and this replica leads.
+    async fn ready(&self, readiness: &Readiness, leadership: &Leadership) {
+        for mut each in self.synced.clone() {
+            // The sender ends only with the process.
+            let _ = each.wait_for(|synced| *synced).await;
+        }
+        readiness.done(WATCHES);
+        leadership.leading().await;
+    }
+
+    /// Keeps objects as declared until asked to drain.
+    async fn control(self, drain: &CancellationToken) {
+        let Self {
+            context,
+            principals,
+            principal_wake,
+            servers,
+            server_wake,
+            ..
+        } = self;
+        tokio::join!(
+            control(
+                principals,
+                principal_wake,
+                drain,
+                principal::reconcile,
+                &context
+            ),
+            control(servers, server_wake, drain, server::reconcile, &context),
+        );
+    }
+}
+
+/// Binds before anything else, so that a taken address is told at once.
+async fn serve(
+    settings: &Settings,
+    readiness: &Readiness,
+    metrics: &Metrics,
+    end: &CancellationToken,
+) -> Result<JoinHandle<()>, Failure> {
+    let probes = Probes::bind(settings.http_address)
+        .await
+        .map_err(|error| cannot_start(&error))?;
+    let serving = probes.serve(
+        readiness.clone(),
+        metrics.clone(),
+        end.clone().cancelled_owned(),
+    );
+    Ok(tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!("probes and metrics are served no more: {error}");
+        }
+    }))
+}
+
+async fn clusters(settings: &Settings, cluster: &Cluster) -> Result<Clusters, Failure> {
+    let own = match &settings.cluster_id {
+        Some(id) => id.clone(),
+        None => cluster.cluster_id().await?,
+    };
+    let watched: BTreeSet<String> = settings.watch_namespaces.iter().cloned().collect();
+    Ok(Clusters {
+        own,
+        former: settings.former_cluster_ids.iter().cloned().collect(),
+        watched: (!watched.is_empty()).then_some(watched),
+    })
+}
+
+fn elect(
+    settings: &Settings,
+    client: Client,
+    leadership: &Leadership,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+    release: &CancellationToken,
+) -> Option<JoinHandle<()>> {
+    let lease = settings.lease.clone()?;
+    let elector = Elector::new(
+        client,
+        lease,
+        leadership.clone(),
+        Arc::clone(clock),
+        metrics.clone(),
+    );
+    Some(tokio::spawn(elector.run(release.clone().cancelled_owned())))
+}
+
+fn count_on_scrape(metrics: &Metrics, broker: &Broker, sessions: &Arc<Sessions>) {
+    let (exchanges, sessions) = (broker.stats(), Arc::clone(sessions));
+    metrics.on_scrape(move |metrics| {
+        for (kind, outcome, count) in exchanges.all() {
+            metrics.entra_requests(kind.into(), outcome.into(), count);
+        }
+        for session in sessions.all() {
+            let stats = session.stats();
+            let counts = ServerCounts {
+                last_snapshot: stats.last_snapshot(),
+                connections_opened: stats.connections_opened(),
+                messages: stats.messages(),
+            };
+            metrics.server(session.server(), counts);
+        }
+    });
+}
+
+/// SIGTERM or SIGINT.
+fn asked_to_stop() -> Result<CancellationToken, Failure> {
+    let drain = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| cannot_start(&error))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| cannot_start(&error))?;
+    let asked = drain.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("asked to stop: finishing what is under way");
+        asked.cancel();
+    });
+    Ok(drain)
+}
+
+/// Returns when the work has ended, at the latest [`DRAIN`] after it was asked to; true if that was
+/// because the lease was lost.
+async fn until_drained(
+    work: impl Future<Output = ()>,
+    leadership: &Leadership,
+    drain: &CancellationToken,
+) -> bool {
+    let mut work = std::pin::pin!(work);
+    let lost = tokio::select! {
+        () = &mut work => return false,
+        () = drain.cancelled() => false,
+        () = leadership.lost() => {
+            tracing::error!("lost the lease: finishing what is under way, writing nothing more");
+            drain.cancel();
+            true
+        }
+    };
+    if tokio::time::timeout(DRAIN, work).await.is_err() {
+        tracing::warn!(
+            "work was still under way after {} s and is given up",
+            DRAIN.as_secs()
+        );
+    }
+    lost
+}
+
+/// Runs one controller on a stream of changed objects and one of wakes.
+async fn control<K, F>(
+    (changed, objects): Objects<K>,
+    wake: UnboundedReceiver<ObjectRef<K>>,
+    drain: &CancellationToken,
+    reconcile: impl Fn(Arc<K>, Arc<Context>) -> F + Send + 'static,
+    context: &Arc<Context>,
+) where
+    K: Resource<DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + Unpin
+        + 'static,
+    F: Future<Output = Result<Action, Never>> + Send + 'static,
+{
+    let changed = UnboundedReceiverStream::new(changed).map(Ok);
+    Controller::for_stream(changed, objects)
+        // The objects of one server wait for that server; nothing else has to wait for them.
+        .with_config(ControllerConfig::default().debounce(Duration::from_millis(20)))
+        .reconcile_on(UnboundedReceiverStream::new(wake))
+        .graceful_shutdown_on(drain.clone().cancelled_owned())
+        .run(
+            reconcile,
+            |_, error, _| match *error {},
+            Arc::clone(context),
+        )
+        .for_each(|result| async move {
+            // An object that went away between wake and look-up; everything else is reported by
+            // the reconcile itself.
+            if let Err(error) = result {
+                tracing::debug!("{error}");
+            }
+        })
+        .await;
+}
+
+/// Hands what sessions tell to the objects it concerns.
+async fn route(mut events: UnboundedReceiver<SessionEvent>, index: Arc<Index>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            SessionEvent::StateChanged(server) => {
+                index.wake_server(&server);
+                index.wake_principals_of(&server);
+            }
+            SessionEvent::ServerChanged(server) => index.wake_server(&server),
+            SessionEvent::RolesChanged(server, roles) => index.wake_roles(&server, &roles),
+        }
+    }
+}
+
+fn cannot_start(error: &dyn std::error::Error) -> Failure {
+    Failure::new(
+        Class::Invalid,
+        Reason::Internal,
+        format!("cannot start: {error}"),
+    )
+}

@@ -1,0 +1,135 @@
+//! Log lines on standard output: JSON for machines, text for people.
+
+use std::str::FromStr;
+
+use tracing::Subscriber;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// What is logged. In the syntax of tracing-subscriber's filter, for example `info` or
+/// `info,entra_postgres_operator::entra=debug`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLevel(String);
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        EnvFilter::builder()
+            .parse(text)
+            .map(|_| Self(text.to_owned()))
+            .map_err(|error| format!("{error}; for example info, debug or info,kube=debug"))
+    }
+}
+
+/// These print what they could not understand: answers of the API server, which may be Secrets or
+/// tokens. Errors reach us anyway, and we log them without that.
+const SILENCED: [&str; 2] = ["kube_client::client=off", "kube_client::api=off"];
+
+/// Starts logging; later calls change nothing.
+pub fn init(format: LogFormat, level: &LogLevel) {
+    // Only the tests of a process can come here twice.
+    let _ = tracing::subscriber::set_global_default(subscriber(format, level, std::io::stdout));
+}
+
+fn subscriber<W>(
+    format: LogFormat,
+    level: &LogLevel,
+    writer: W,
+) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(level))
+        .with_writer(writer);
+    match format {
+        LogFormat::Json => Box::new(
+            builder
+                .json()
+                .flatten_event(true)
+                .with_current_span(true)
+                .with_span_list(false)
+                .finish(),
+        ),
+        LogFormat::Text => Box::new(builder.with_ansi(false).finish()),
+    }
+}
+
+fn filter(level: &LogLevel) -> EnvFilter {
+    let filter = EnvFilter::builder().parse_lossy(&level.0);
+    SILENCED
+        .iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(filter, EnvFilter::add_directive)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("no panic").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, level: &str, log: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let copy = lines.clone();
+        let level = level.parse().expect("a level");
+        let subscriber = subscriber(format, &level, move || copy.clone());
+        tracing::subscriber::with_default(subscriber, log);
+        let bytes = lines.0.lock().expect("no panic").clone();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    #[test]
+    fn json_lines_have_their_fields_at_the_top() {
+        let line = logged(LogFormat::Json, "info", || {
+            tracing::info!(address = "0.0.0.0:8080", "serving probes and metrics");
+            tracing::debug!("not this");
+        });
+        let json: serde_json::Value = serde_json::from_str(&line).expect("one line of JSON");
+        assert_eq!(json["message"], "serving probes and metrics");
+        assert_eq!(json["address"], "0.0.0.0:8080");
+        assert_eq!(json["level"], "INFO");
+    }
+
+    #[test]
+    fn the_client_never_prints_answers_whatever_level_is_asked_for() {
+        for level in ["trace", "kube_client=trace", "kube_client::client=trace"] {
+            let text = logged(LogFormat::Text, level, || {
+                tracing::warn!(target: "kube_client::client", "hunter2");
+            });
+            assert_eq!(text, "", "{level}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_level_is_refused() {
+        assert!("info,kube=debug".parse::<LogLevel>().is_ok());
+        assert!("kube=loud".parse::<LogLevel>().is_err());
+    }
+}

@@ -1,0 +1,8 @@
+//! What the operator tells about itself: logs and metrics. Nothing secret, ever.
+
+mod labels;
+pub mod logs;
+mod metrics;
+
+pub use labels::{ConditionStatus, ObjectKind, ReconcileResult};
+pub use metrics::{Metrics, ServerCounts};

@@ -1,0 +1,336 @@
+//! The chart: what it makes of values, and that the rendered manifests are its own. Needs no cluster.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use kube::ResourceExt as _;
+use kube::api::DynamicObject;
+use lab::control_plane::assets::{self, workspace};
+use lab::control_plane::parse_manifests;
+use serde_json::Value;
+
+pub(crate) const NAME: &str = "entra-postgres-operator";
+pub(crate) const AUDIENCE: &str = "api://AzureADTokenExchange";
+/// Everything that can be switched on.
+pub(crate) const ALL: &[&str] = &[
+    "replicas=2",
+    "watchNamespaces={platform,orders}",
+    "networkPolicy.enabled=true",
+    "metrics.serviceMonitor.enabled=true",
+    "metrics.podMonitor.enabled=true",
+    "workloadIdentity.enabled=true",
+    "workloadIdentity.clientId=c11e4700-0000-4000-8000-000000000001",
+    "config.clusterId=prod",
+    "config.clouds[0].name=Stack",
+    "config.clouds[0].authority=https://login.stack.example",
+    "config.clouds[0].scope=https://pg.stack.example/.default",
+    "config.clouds[0].federatedAudience=api://Stack",
+    "config.clouds[0].serverSuffixes[0]=pg.stack.example",
+    "priorityClassName=system-cluster-critical",
+];
+
+pub(crate) fn helm(values: &[&str]) -> Output {
+    let helm = assets::find(assets::Set::Helm).unwrap().join("helm");
+    let chart = workspace().join("charts").join(NAME);
+    let mut command = Command::new(helm);
+    command
+        .args(["template", NAME, "--namespace", NAME])
+        .arg(chart);
+    for value in values {
+        command.args(["--set", value]);
+    }
+    command.output().unwrap()
+}
+
+pub(crate) fn render(values: &[&str]) -> Vec<DynamicObject> {
+    let output = helm(values);
+    assert!(
+        output.status.success(),
+        "{values:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    parse_manifests(&String::from_utf8(output.stdout).unwrap()).unwrap()
+}
+
+pub(crate) fn kind(object: &DynamicObject) -> &str {
+    &object.types.as_ref().unwrap().kind
+}
+
+fn find<'a>(objects: &'a [DynamicObject], wanted: &str) -> Vec<&'a DynamicObject> {
+    objects
+        .iter()
+        .filter(|object| kind(object) == wanted)
+        .collect()
+}
+
+fn arguments(objects: &[DynamicObject]) -> Vec<String> {
+    let args =
+        &find(objects, "Deployment")[0].data["spec"]["template"]["spec"]["containers"][0]["args"];
+    serde_json::from_value(args.clone()).unwrap()
+}
+
+/// The rules that the operator's account has in the whole cluster.
+fn cluster_rules(objects: &[DynamicObject]) -> Vec<Value> {
+    let bound: BTreeSet<&str> = find(objects, "ClusterRoleBinding")
+        .iter()
+        .map(|binding| binding.data["roleRef"]["name"].as_str().unwrap())
+        .collect();
+    find(objects, "ClusterRole")
+        .iter()
+        .filter(|role| bound.contains(role.name_any().as_str()))
+        .flat_map(|role| role.data["rules"].as_array().unwrap().clone())
+        .collect()
+}
+
+/// The namespaces in which a Role, bound to the operator's account, gives Secrets.
+fn namespaces_with_secrets(objects: &[DynamicObject]) -> Vec<String> {
+    let has = |role: &&&DynamicObject| {
+        let mut rules = role.data["rules"].as_array().unwrap().iter();
+        rules.any(|rule| {
+            rule["resources"]
+                .as_array()
+                .unwrap()
+                .contains(&"secrets".into())
+        })
+    };
+    let bound = |role: &&&DynamicObject| {
+        find(objects, "RoleBinding").iter().any(|binding| {
+            binding.namespace() == role.namespace()
+                && binding.data["roleRef"]["name"] == role.name_any()
+                && binding.data["subjects"][0]["name"] == NAME
+                && binding.data["subjects"][0]["namespace"] == NAME
+        })
+    };
+    let roles = find(objects, "Role");
+    roles
+        .iter()
+        .filter(has)
+        .filter(bound)
+        .map(|role| role.namespace().unwrap())
+        .collect()
+}
+
+#[test]
+fn by_default_only_the_release_namespace_is_read() {
+    let objects = render(&[]);
+    assert_eq!(namespaces_with_secrets(&objects), [NAME]);
+    assert!(arguments(&objects).contains(&format!("--watch-namespaces={NAME}")));
+    // Of the cluster: the uid of kube-system, and nothing else.
+    let rules = cluster_rules(&objects);
+    assert_eq!(rules.len(), 1, "{rules:?}");
+    assert_eq!(
+        rules[0]["resourceNames"],
+        serde_json::json!(["kube-system"])
+    );
+    assert_eq!(rules[0]["verbs"], serde_json::json!(["get"]));
+    assert!(find(&objects, "NetworkPolicy").is_empty());
+    assert!(find(&objects, "PodDisruptionBudget").is_empty());
+}
+
+#[test]
+fn named_namespaces_have_a_role_each_and_a_configured_cluster_id_needs_no_cluster_role() {
+    let objects = render(&["watchNamespaces={orders,platform}", "config.clusterId=prod"]);
+    assert_eq!(namespaces_with_secrets(&objects), ["orders", "platform"]);
+    assert!(arguments(&objects).contains(&"--watch-namespaces=orders,platform".to_owned()));
+    assert_eq!(cluster_rules(&objects), Vec::<Value>::new());
+    let config = &find(&objects, "ConfigMap")[0].data["data"]["config.yaml"];
+    assert_eq!(config, "clusterId: prod\n");
+}
+
+#[test]
+fn cluster_scope_is_explicit() {
+    let objects = render(&["clusterScope=true"]);
+    assert!(namespaces_with_secrets(&objects).is_empty());
+    let rules = cluster_rules(&objects);
+    assert!(
+        rules
+            .iter()
+            .any(|rule| rule["resources"] == serde_json::json!(["secrets"]))
+    );
+    let args = arguments(&objects);
+    assert!(
+        !args.iter().any(|arg| arg.starts_with("--watch-namespaces")),
+        "{args:?}"
+    );
+}
+
+#[test]
+fn no_rule_has_a_wildcard() {
+    for values in [&[][..], &["clusterScope=true"], ALL] {
+        for role in render(values)
+            .iter()
+            .filter(|object| kind(object).ends_with("Role"))
+        {
+            assert!(
+                !role.data["rules"].to_string().contains('*'),
+                "{}",
+                role.name_any()
+            );
+        }
+    }
+}
+
+#[test]
+fn audiences_of_the_policy_are_those_of_the_clouds() {
+    let audiences = |values: &[&str]| {
+        let objects = render(values);
+        let policy = find(&objects, "ValidatingAdmissionPolicy")[0].data.clone();
+        assert_eq!(find(&objects, "ValidatingAdmissionPolicyBinding").len(), 1);
+        policy["spec"]["validations"][0]["expression"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let default = audiences(&[]);
+    for suffix in ["", "USGov", "China"] {
+        assert!(
+            default.contains(&format!("\"{AUDIENCE}{suffix}\"")),
+            "{default}"
+        );
+    }
+    assert!(!default.contains("api://Stack"));
+    assert!(audiences(ALL).contains("\"api://Stack\""));
+    let own = audiences(&["tokenAudiences={api://Mine}"]);
+    assert!(own.contains("[\"api://Mine\"]"), "{own}");
+}
+
+#[test]
+fn two_replicas_have_a_disruption_budget_and_definitions_can_be_left_out() {
+    let objects = render(&["replicas=2", "crds.enabled=false"]);
+    assert_eq!(find(&objects, "PodDisruptionBudget").len(), 1);
+    assert!(find(&objects, "CustomResourceDefinition").is_empty());
+    let definitions = render(&[]);
+    let definitions = find(&definitions, "CustomResourceDefinition");
+    assert_eq!(definitions.len(), 2);
+    assert!(
+        definitions
+            .iter()
+            .all(|crd| crd.annotations()["helm.sh/resource-policy"] == "keep")
+    );
+}
+
+#[test]
+fn wrong_values_are_refused_by_name() {
+    for (values, complaint) in [
+        (&["nonsense=1"][..], "nonsense"),
+        (&["config.clusterID=prod"], "clusterID"),
+        (&["image.tagg=1"], "tagg"),
+        (&["log.format=xml"], "format"),
+        (&["config.clouds[0].name=Stack"], "authority"),
+        (
+            &["config.serverSuffixes.Public[0]=.example.com"],
+            "serverSuffixes",
+        ),
+        (
+            &["replicas=2", "leaderElection=false"],
+            "leaderElection must be true",
+        ),
+        (
+            &["clusterScope=true", "watchNamespaces={orders}"],
+            "remove watchNamespaces",
+        ),
+        (
+            &["workloadIdentity.enabled=true"],
+            "workloadIdentity.clientId is needed",
+        ),
+    ] {
+        let output = helm(values);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{values:?}");
+        assert!(told.contains(complaint), "{values:?}: {told}");
+    }
+}
+
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn committed_manifests_are_what_the_chart_renders() {
+    let scratch = tempfile::tempdir().unwrap();
+    for which in ["base", "namespaced"] {
+        let folder = scratch.path().join(which);
+        let mut command = Command::new(workspace().join("tests/generate.sh"));
+        assert!(
+            command
+                .args(["render", which])
+                .arg(&folder)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let committed = workspace().join("deploy").join(which);
+        assert_eq!(files(&folder), files(&committed), "run 'make deploy'");
+    }
+    let carried = workspace().join("charts").join(NAME).join("files/crds");
+    assert_eq!(
+        files(&workspace().join("crds")),
+        files(&carried),
+        "run 'make deploy'"
+    );
+}
+
+fn environment(objects: &[DynamicObject]) -> BTreeMap<String, Value> {
+    let container =
+        &find(objects, "Deployment")[0].data["spec"]["template"]["spec"]["containers"][0];
+    let variables = container["env"].as_array().unwrap().iter();
+    let named = |variable: &Value| variable["name"].as_str().unwrap().to_owned();
+    variables
+        .map(|variable| (named(variable), variable.clone()))
+        .collect()
+}
+
+// Red when: the deployment leaves the values out, or mounts the bundle elsewhere than it says.
+#[test]
+fn proxy_and_further_certificates_reach_the_operator() {
+    let none = environment(&render(&[]));
+    for name in ["HTTPS_PROXY", "NO_PROXY", "EPO_CA_BUNDLE"] {
+        assert!(!none.contains_key(name), "{name}");
+    }
+    let objects = render(&[
+        "proxy.httpsProxy=http://proxy:3128",
+        "proxy.noProxy=a.example\\,10.0.0.0/8",
+        "caBundle.configMapName=roots",
+        "caBundle.key=all.pem",
+    ]);
+    let set = environment(&objects);
+    assert_eq!(set["HTTPS_PROXY"]["value"], "http://proxy:3128");
+    assert_eq!(set["NO_PROXY"]["value"], "a.example,10.0.0.0/8");
+    let file = set["EPO_CA_BUNDLE"]["value"].as_str().unwrap();
+    let pod = &find(&objects, "Deployment")[0].data["spec"]["template"]["spec"];
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| mount["name"] == "ca-bundle");
+    let path = mount.unwrap()["mountPath"].as_str().unwrap();
+    assert_eq!(file, format!("{path}/all.pem"));
+    let volumes = pod["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|volume| volume["name"] == "ca-bundle");
+    assert_eq!(volume.unwrap()["configMap"]["name"], "roots");
+
+    let objects = render(&["proxy.existingSecret=proxy", "caBundle.secretName=roots"]);
+    let set = environment(&objects);
+    assert_eq!(
+        set["HTTPS_PROXY"]["valueFrom"]["secretKeyRef"]["name"],
+        "proxy"
+    );
+    let pod = &find(&objects, "Deployment")[0].data["spec"]["template"]["spec"];
+    let volumes = pod["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|volume| volume["name"] == "ca-bundle");
+    assert_eq!(volume.unwrap()["secret"]["secretName"], "roots");
+    // Nothing else of a Secret that may hold a key, too.
+    assert_eq!(volume.unwrap()["secret"]["items"][0]["key"], "ca.crt");
+
+    let both = helm(&["caBundle.configMapName=a", "caBundle.secretName=b"]);
+    assert!(!both.status.success());
+    assert!(String::from_utf8_lossy(&both.stderr).contains("name one of the two"));
+}

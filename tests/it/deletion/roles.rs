@@ -1,0 +1,221 @@
+//! What becomes of the role: kept, dropped, or held by what it owns and by who is signed in.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::fixture::{API_ID, SOON, World, condition};
+use crate::roles::{BATCH_ID, COLLECTED, IMPORTER_ID, READONLY_ID, bound, comment_of};
+use lab::process::until;
+
+use super::{dropping, exists, finalizers, gone};
+
+// Red when: settle_finalizer() adds one for Retain, or the Secret has no owner reference.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retained_role_stays_and_its_secret_goes() -> Result<()> {
+    let world = World::start("retain").await?;
+    let mark = crate::fixture::plane().audit().mark()?;
+    world.apply(&world.api()).await?;
+    let api = world.ready("principal", "api").await?;
+    assert_eq!(finalizers(&api), 0);
+    world.delete("principal", "api").await?;
+    gone(&world, "api").await?;
+    world
+        .wait_for("secret", "api", "is gone", COLLECTED, Value::is_null)
+        .await?;
+    assert_eq!(world.bound_to("orders-api").await?.as_deref(), Some(API_ID));
+    assert!(comment_of(&world, "orders-api").await?.is_some());
+    let writes = world.writes_since(mark)?;
+    let of_object =
+        |write: &&String| write.contains("entrapostgresprincipals ") && write.ends_with("/api");
+    assert_eq!(
+        writes.iter().find(of_object),
+        None,
+        "it never wrote metadata: {writes:#?}"
+    );
+    Ok(())
+}
+
+// Red when: settle_finalizer() does nothing; drop_role() in cleanup.rs does not ask whose the marker is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_role_goes_but_never_anothers() -> Result<()> {
+    let world = World::start("drop").await?;
+    let holder = dropping(&world, "holder", "importer", IMPORTER_ID);
+    world.apply(&holder).await?;
+    world.ready("principal", "holder").await?;
+    let loser = dropping(&world, "loser", "importer", IMPORTER_ID);
+    world.apply(&loser).await?;
+    world
+        .not_ready("principal", "loser", "RoleOwnedByOther")
+        .await?;
+    world.sql("CREATE ROLE plain LOGIN").await?;
+    let plain = dropping(&world, "plain", "plain", BATCH_ID);
+    world.apply(&plain).await?;
+    world.not_ready("principal", "plain", "RoleExists").await?;
+    // A finalizer that somebody set does not change whose the role is.
+    for name in ["loser", "plain"] {
+        let finalizer = json!({"metadata": {"finalizers": ["entrapostgres.io/role"]}});
+        world.patch("principal", name, &finalizer).await?;
+        world.delete("principal", name).await?;
+        gone(&world, name).await?;
+    }
+    assert!(exists(&world, "importer").await? && exists(&world, "plain").await?);
+    assert_eq!(
+        world
+            .ask("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'plain'")
+            .await?
+            .as_deref(),
+        Some("t")
+    );
+    world.ready("principal", "holder").await?;
+
+    // The policy may change while the object lives, suspended or not.
+    let policy =
+        |policy: &str| json!({"spec": {"deletionPolicy": policy, "suspend": policy == "Drop"}});
+    world
+        .patch("principal", "holder", &policy("Retain"))
+        .await?;
+    let has = |count: usize, reason: &'static str| {
+        move |object: &Value| {
+            finalizers(object) == count && condition(object, "Ready").reason == reason
+        }
+    };
+    world
+        .wait("principal", "holder", "has no finalizer", has(0, "Ready"))
+        .await?;
+    world.patch("principal", "holder", &policy("Drop")).await?;
+    world
+        .wait("principal", "holder", "has one", has(1, "Suspended"))
+        .await?;
+    world.delete("principal", "holder").await?;
+    gone(&world, "holder").await?;
+    assert!(!exists(&world, "importer").await?);
+    assert!(exists(&world, "plain").await?);
+    Ok(())
+}
+
+// Red when: drop_role() in cleanup.rs does not ask not_protected().
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_became_privileged_is_not_dropped() -> Result<()> {
+    let world = World::start("drop_protected").await?;
+    world
+        .apply(&dropping(&world, "grown", "importer", IMPORTER_ID))
+        .await?;
+    world.ready("principal", "grown").await?;
+    world.sql("ALTER ROLE importer CREATEROLE").await?;
+    // Two snapshots later it was seen.
+    let series = format!(
+        "entra_postgres_server_messages_total{{namespace=\"{}\",name=\"server\"}}",
+        world.names.platform
+    );
+    let before = world.metric(&series).await?;
+    until("two snapshots", SOON, async || {
+        Ok(world.metric(&series).await? >= before + 2)
+    })
+    .await?;
+    world.delete("principal", "grown").await?;
+    let said = world
+        .not_ready("principal", "grown", "RoleProtected")
+        .await?;
+    assert!(said.contains("administrative rights") && said.contains("entrapostgres.io/abandon"));
+    assert!(exists(&world, "importer").await?);
+    world.sql("ALTER ROLE importer NOCREATEROLE").await?;
+    gone(&world, "grown").await?;
+    assert!(!exists(&world, "importer").await?);
+    Ok(())
+}
+
+// Red when: judge() in postgres/drop.rs leaves out owner() or in_use(); close() does not set NOLOGIN.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_owns_something_or_is_signed_in_waits_and_says_so() -> Result<()> {
+    let world = World::start("drop_waits").await?;
+    for (name, role, id) in [
+        ("owner", "importer", IMPORTER_ID),
+        ("busy", "batch", BATCH_ID),
+    ] {
+        world.apply(&dropping(&world, name, role, id)).await?;
+        world.ready("principal", name).await?;
+    }
+    let postgres = world.azure.postgres().await?;
+    let orders = postgres.connect("lab", "orders").await?;
+    orders
+        .batch_execute(
+            "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1); ALTER TABLE kept OWNER TO importer; \
+             CREATE TABLE kept2 (n int); ALTER TABLE kept2 OWNER TO importer",
+        )
+        .await?;
+    let session = postgres.connect("batch", "orders").await?;
+    session.batch_execute("SELECT 1").await?;
+    for name in ["owner", "busy"] {
+        world.delete("principal", name).await?;
+    }
+    let said = world
+        .not_ready("principal", "owner", "RoleOwnsObjects")
+        .await?;
+    assert!(said.contains("2 in database \"orders\""), "{said}");
+    assert!(said.contains("REASSIGN OWNED BY \"importer\""), "{said}");
+    let said = world.not_ready("principal", "busy", "RoleInUse").await?;
+    assert!(
+        said.contains("1 open session") && said.contains("pg_terminate_backend"),
+        "{said}"
+    );
+    for role in ["importer", "batch"] {
+        let login = format!("SELECT rolcanlogin FROM pg_roles WHERE rolname = '{role}'");
+        assert_eq!(
+            world.ask(&login).await?.as_deref(),
+            Some("f"),
+            "{role} is closed"
+        );
+    }
+    let owned = orders.query_one("SELECT n FROM kept", &[]).await?;
+    assert_eq!(owned.get::<_, i32>(0), 1, "nothing was dropped");
+
+    drop(session);
+    orders
+        .batch_execute("REASSIGN OWNED BY importer TO lab")
+        .await?;
+    for (name, role) in [("busy", "batch"), ("owner", "importer")] {
+        gone(&world, name).await?;
+        assert!(!exists(&world, role).await?, "{role}");
+    }
+    let kept = orders
+        .query_one(
+            "SELECT count(*) FROM kept, pg_class WHERE relname = 'kept2'",
+            &[],
+        )
+        .await?;
+    assert_eq!(
+        kept.get::<_, i64>(0),
+        1,
+        "the tables are somebody else's now"
+    );
+    Ok(())
+}
+
+// Red when: synced_group() in postgres/drop.rs is left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_groups_role_waits_for_the_end_of_group_sync() -> Result<()> {
+    let world = World::start("group_sync").await?;
+    let mut group = world.principal("readers", "readers", bound("Group", READONLY_ID));
+    group["spec"]["deletionPolicy"] = json!("Drop");
+    world.apply(&group).await?;
+    world.ready("principal", "readers").await?;
+    world
+        .sql("ALTER SYSTEM SET pgaadauth.enable_group_sync = on")
+        .await?;
+    world.sql("SELECT pg_reload_conf()").await?;
+    let sync = "SELECT current_setting('pgaadauth.enable_group_sync')";
+    world.wait_sql(sync, Some("on")).await?;
+    world.delete("principal", "readers").await?;
+    let said = world
+        .not_ready("principal", "readers", "DropDeferred")
+        .await?;
+    assert!(said.contains("pgaadauth.enable_group_sync"), "{said}");
+    assert!(exists(&world, "readers").await?);
+    world
+        .sql("ALTER SYSTEM RESET pgaadauth.enable_group_sync")
+        .await?;
+    world.sql("SELECT pg_reload_conf()").await?;
+    gone(&world, "readers").await?;
+    assert!(!exists(&world, "readers").await?);
+    Ok(())
+}

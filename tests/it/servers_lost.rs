@@ -1,0 +1,142 @@
+//! A server that is lost: moved, gone, cut off, restarted. It is found again by itself, status tells
+//! what is known meanwhile, and tokens that are good stay.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::fixture::{ADMIN_CLIENT, API_CLIENT, World, condition};
+use crate::servers::fails;
+use crate::servers_connect::sign_ins;
+
+// Red when: `Worker::run` ends when its connection is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_server_comes_back_and_no_principal_needs_a_new_token() -> Result<()> {
+    let world = World::start("lost").await?;
+    let passing = world
+        .azure
+        .start_gateway(world.azure.authority().server_config()?)
+        .await?;
+    let to = |port: u16| json!({"spec": {"port": port}});
+    world.apply(&world.api()).await?;
+    world.ready("principal", "api").await?;
+    let asked = world.token_requests(Some(API_CLIENT));
+    let password = world.secret("api").await?["password"].clone();
+
+    // Another port: connected anew, and the Secret says so, with the same token.
+    world.patch("server", "server", &to(passing.port())).await?;
+    let port = passing.port().to_string();
+    wait_for_port(&world, &port).await?;
+    world.ready("server", "server").await?;
+
+    // Gone altogether.
+    let (before, since) = (world.token_requests(Some(ADMIN_CLIENT)), Instant::now());
+    drop(passing);
+    fails(
+        &world,
+        ("server", "server"),
+        "ServerUnreachable",
+        &["check that", "network"],
+    )
+    .await?;
+    let api = world
+        .wait("principal", "api", "role unknown", |object| {
+            condition(object, "RoleSynced").reason == "ServerUnreachable"
+        })
+        .await?;
+    assert_eq!(condition(&api, "RoleSynced").status, "Unknown");
+    assert!(condition(&api, "TokenIssued").is("True"), "{api:#}");
+    let tries = world.token_requests(Some(ADMIN_CLIENT)) - before;
+    let most = 2 + since.elapsed().as_secs();
+    assert!(tries <= most, "{tries} tokens, not {most}");
+    world
+        .patch("server", "server", &to(world.azure.gateway()?.port()))
+        .await?;
+    for (kind, name) in [("server", "server"), ("principal", "api")] {
+        world.ready(kind, name).await?;
+    }
+
+    // Connections cut, and an upgrade: a role that is dropped then is back, so somebody is there.
+    for restart in [false, true] {
+        let before = sign_ins(&world);
+        if restart {
+            world.azure.postgres().await?.restart().await?;
+        } else {
+            world.azure.gateway()?.cut_all();
+        }
+        world.sql("DROP ROLE \"orders-api\"").await?;
+        world
+            .wait_sql(
+                "SELECT count(*) FROM pg_roles WHERE rolname = 'orders-api'",
+                Some("1"),
+            )
+            .await?;
+        for (kind, name) in [("server", "server"), ("principal", "api")] {
+            world.ready(kind, name).await?;
+        }
+        assert!(sign_ins(&world) > before);
+    }
+    assert_eq!(world.token_requests(Some(API_CLIENT)), asked);
+    assert_eq!(world.secret("api").await?["password"], password);
+    Ok(())
+}
+
+async fn wait_for_port(world: &World, port: &str) -> Result<()> {
+    use base64::Engine as _;
+    let encoded = base64::engine::general_purpose::STANDARD.encode(port);
+    let told = |secret: &Value| secret["data"]["port"] == encoded.as_str();
+    world
+        .wait("secret", "api", "the other port", told)
+        .await
+        .map(|_| ())
+}
+
+// Red when: `snapshot::check` does not look at `pg_is_in_recovery`, or a session that was refused for
+// it does not try again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_recognised_and_its_promotion_is_survived() -> Result<()> {
+    let world = World::start("promoted").await?;
+    world.apply(&world.api()).await?;
+    world.ready("principal", "api").await?;
+    {
+        let postgres = world.azure.postgres().await?;
+        std::fs::write(postgres.data_dir().join("standby.signal"), "")?;
+        postgres.restart().await?;
+    }
+    fails(
+        &world,
+        ("server", "server"),
+        "ServerReadOnly",
+        &["replica", "primary"],
+    )
+    .await?;
+    let api = world
+        .wait("principal", "api", "the replica is seen", |object| {
+            condition(object, "RoleSynced").reason == "ServerReadOnly"
+        })
+        .await?;
+    assert!(condition(&api, "TokenIssued").is("True"), "{api:#}");
+    let next = world.principal("readonly", "Prod DB Readonly", json!({"type": "Group"}));
+    world.apply(&next).await?;
+    world
+        .not_ready("principal", "readonly", "ServerReadOnly")
+        .await?;
+
+    world.wait_sql("SELECT pg_promote()", Some("t")).await?;
+    // Nobody tells that a replica was promoted: the next try, or the annotation, finds it out.
+    let look = json!({"metadata": {"annotations": {"entrapostgres.io/reconcile": "promoted"}}});
+    world.patch("server", "server", &look).await?;
+    for (kind, name) in [
+        ("server", "server"),
+        ("principal", "api"),
+        ("principal", "readonly"),
+    ] {
+        world.ready(kind, name).await?;
+    }
+    assert_eq!(
+        world.bound_to("Prod DB Readonly").await?.as_deref(),
+        Some(crate::roles::READONLY_ID)
+    );
+    Ok(())
+}

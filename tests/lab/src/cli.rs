@@ -1,0 +1,76 @@
+//! The lab's command line: parsing and dispatch.
+//! Must not do any of the work.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::control_plane::assets;
+use crate::demo;
+use crate::soak;
+use crate::up::{self, Home, OperatorAction, Options};
+
+/// A whole Azure and Kubernetes cluster on one machine.
+#[derive(Parser)]
+#[command(name = "lab", version)]
+pub struct Cli {
+    /// Where the running lab keeps its files; target/lab of this repository if absent.
+    #[arg(long, env = "LAB_HOME", global = true, value_name = "DIR")]
+    home: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the control plane's programs, if they are not there, and print their folder.
+    Build,
+    /// Start everything and leave it running in target/lab.
+    Up(Options),
+    /// Stop what `up` started.
+    Down,
+    /// Start, stop or kill the operator of the running lab.
+    Operator { action: OperatorAction },
+    /// Tell the whole story once, in a lab of its own (in target/demo), and stop it again.
+    Demo,
+    /// Keep 200 tokens good for a while through faults of Entra, the server and the operator, in a lab
+    /// of its own (in target/soak). Two lines on standard output say how that went.
+    Soak {
+        #[arg(
+            long,
+            env = "SOAK_MINUTES",
+            value_name = "MINUTES",
+            default_value_t = 15
+        )]
+        minutes: u64,
+    },
+    /// What `up` leaves in the background.
+    #[command(hide = true)]
+    Serve(Options),
+}
+
+impl Cli {
+    pub async fn run(self) -> Result<()> {
+        let Self { home, command } = self;
+        let home = home.map(std::path::absolute).transpose()?;
+        let absent = match command {
+            Command::Demo => Home::of_demo(),
+            Command::Soak { .. } => Home::of_soak(),
+            _ => Home::of_workspace(),
+        };
+        let home = home.map_or(absent, Home::new);
+        match command {
+            Command::Build => {
+                println!("{}", assets::find(assets::Set::All)?.display());
+                Ok(())
+            }
+            Command::Up(options) => up::up(&home, &options).await,
+            Command::Down => up::down(&home).await,
+            Command::Operator { action } => up::operator(&home, action).await,
+            Command::Demo => demo::demo(&home).await,
+            Command::Soak { minutes } => soak::soak(home.dir(), minutes).await,
+            Command::Serve(options) => up::serve(&home, &options).await,
+        }
+    }
+}
