@@ -72,34 +72,34 @@ test-unit: ## The operator's unit tests: no server, no cluster
 	@$(CARGO) test --locked -p $(OPERATOR)
 
 test-lab: build ## The lab's own tests: control plane, PostgreSQL, gateway, Entra
-	@$(CARGO) test --locked -p lab --lib --bins --test control_plane --test azure
+	@$(CARGO) test --locked -p lab --lib --bins --test control_plane --test azure -- --skip on_a_node::
 
 test-it: build ## The operator on real parts
 	@tests/deps.sh clients
-	$(CARGO) test --locked -p lab --test it -- --skip clients::
+	$(CARGO) test --locked -p lab --test it -- --skip clients:: --skip on_a_node::
 
 test-it-18: build ## The tests that touch SQL, on PostgreSQL 18
 	@tests/deps.sh clients
 	bin=$$(tests/postgres18.sh)
-	LAB_POSTGRES_BIN=$$bin $(CARGO) test --locked -p lab --test azure --test it -- --skip clients:: $(SQL_TESTS)
+	LAB_POSTGRES_BIN=$$bin $(CARGO) test --locked -p lab --test azure --test it -- --skip clients:: --skip on_a_node:: $(SQL_TESTS)
 
 test-clients: build ## The clients of docs/clients, installed from their registries: sign-ins across a renewal
 	@tests/deps.sh clients
 	tests/clients/install.sh >/dev/null
 	$(CARGO) build --locked -p lab --examples
-	$(CARGO) test --locked -p lab --test it -- clients::
+	$(CARGO) test --locked -p lab --test it -- clients:: --skip clients::on_a_node::
 
 test-node: ## A pod on a real kubelet logs in across renewals; one line says where no node can run
 	@tests/node/run.sh check >/dev/null || exit 0
 	tests/deps.sh node
 	$(MAKE) --no-print-directory build
 	$(ASSETS) node >/dev/null
-	$(CARGO) test --locked -p lab --test control_plane --test it -- --ignored node::
+	$(CARGO) test --locked -p lab --test control_plane --test it -- on_a_node:: --skip clients::
 	tests/deps.sh clients
 	tests/clients/install.sh >/dev/null
 	$(CARGO) build --locked -p lab --examples
 	# One control plane has one node.
-	$(CARGO) test --locked -p lab --test it -- --ignored clients::pod::
+	$(CARGO) test --locked -p lab --test it -- clients::on_a_node::
 
 test-quickstart: build ## The README's quick start, as it stands there
 	@tests/quickstart.sh

@@ -4,7 +4,7 @@
 mod docs;
 mod install;
 mod mount;
-mod pod;
+mod on_a_node;
 mod program;
 
 use std::collections::BTreeSet;

@@ -18,7 +18,7 @@ mod fixture;
 mod fleet;
 mod kubectl;
 mod layers;
-mod node;
+mod on_a_node;
 mod process;
 mod refused;
 mod rights;

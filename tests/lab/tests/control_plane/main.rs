@@ -2,7 +2,7 @@
 // clippy.toml allows these inside of test functions only, and helpers are outside.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod node;
+mod on_a_node;
 mod operator;
 mod up;
 

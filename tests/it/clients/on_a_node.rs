@@ -20,7 +20,6 @@ const SYNC: Duration = Duration::from_secs(2);
 
 // Red when: a program reads the password once; or the volume is mounted with `subPath`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a machine that can run a node: make test-node"]
 async fn every_client_in_a_pod_takes_up_the_token_that_kubelet_mounts() -> Result<()> {
     let clients = tokio::task::spawn_blocking(Clients::install).await??;
     let world = short_lived("client-pods").await?;

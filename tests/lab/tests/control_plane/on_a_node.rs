@@ -46,7 +46,6 @@ fn mounts() -> String {
 
 // Red when: run.sh starts the holder without `--kill-child`, or ends without cgroup_remove.
 #[tokio::test]
-#[ignore = "needs a machine that can run a node: make test-node"]
 async fn killed_lab_leaves_no_process_mount_or_group_of_its_node() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().canonicalize().unwrap();

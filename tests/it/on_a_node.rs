@@ -200,7 +200,6 @@ async fn world() -> Result<World> {
 // Red when: the operator stops renewing (kill it once the pod runs), or a client takes the token once
 // (`subpath` and `env` are the proof: they are refused here).
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a machine that can run a node: make test-node"]
 async fn clients_in_a_pod_log_in_across_renewals_without_a_restart() -> Result<()> {
     let world = world().await?;
     let mut node = Node::start(plane(), world.dir.path().join("node"), SYNC).await?;
