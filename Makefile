@@ -14,7 +14,7 @@ SOAK_MINUTES ?= 15
 # Which tests also run on PostgreSQL 18: all that touch SQL. A filter of `cargo test`; empty is all.
 SQL_TESTS ?=
 
-.PHONY: help deps assets build lint fmt test test-unit test-lab test-it test-it-18 test-node test-clients test-quickstart \
+.PHONY: help deps assets build lint fmt test test-unit test-lab test-it test-it-18 test-node test-clients test-quickstart test-demo \
         soak test-soak \
         up down demo bench-roles \
         crds deploy check-generated check-tls deny
@@ -64,8 +64,9 @@ test: ## All tests, from nothing: builds what is missing and prints the minutes 
 	stage "SQL on PostgreSQL 18" test-it-18
 	stage "a pod on a real node" test-node
 	stage "clients" test-clients
+	stage "a short soak" test-soak
 	stage "the README's quick start" test-quickstart
-	stage "demo" demo
+	stage "demo" test-demo
 	exit $$failed
 
 test-unit: ## The operator's unit tests: no server, no cluster
@@ -100,6 +101,11 @@ test-node: ## A pod on a real kubelet logs in across renewals; one line says whe
 	$(CARGO) build --locked -p lab --examples
 	# One control plane has one node.
 	$(CARGO) test --locked -p lab --test it -- clients::on_a_node::
+
+test-demo: ## The demo, and that its story fits a screen
+	@story=$$($(MAKE) --no-print-directory demo)
+	printf '%s\n' "$$story"
+	[ "$$(wc -l <<<"$$story")" -le 40 ] || { echo "the story has more than 40 lines" >&2; exit 1; }
 
 test-quickstart: build ## The README's quick start, as it stands there
 	@tests/quickstart.sh

@@ -7,6 +7,9 @@ steps=$(awk '/<!-- quick start:/ { found = 1 } found && /^```$/ { exit } take { 
 trap 'make --no-print-directory down >&2' EXIT
 told=$(bash -euxo pipefail -c "$steps")
 printf '%s\n' "$told"
+# Written so that grep does not find itself.
+left=$(grep -lsa -- "$PWD/target/[l]ab/" /proc/[0-9]*/cmdline || true)
+[ -z "$left" ] || { echo "make down left processes: $left" >&2; exit 1; }
 for wanted in orders-api 'Prod DB Readonly' ManagedIdentity; do
   grep -q -- "$wanted" <<<"$told" || { echo "the quick start did not show $wanted" >&2; exit 1; }
 done

@@ -88,6 +88,17 @@ impl Story<'_> {
             });
             let (kind, object_id) =
                 role.with_context(|| format!("the server lists no role {:?}", principal.role))?;
+            let wanted = match principal.kind.as_str() {
+                "User" => "user",
+                "Group" => "group",
+                _ => "service",
+            };
+            if kind != wanted {
+                bail!(
+                    "role {:?} is listed as {kind}, not {wanted}",
+                    principal.role
+                );
+            }
             let recorded = self.cluster.object_id(principal).await?;
             if object_id != recorded {
                 bail!(
@@ -111,6 +122,9 @@ impl Story<'_> {
             } else {
                 self.sign_in_from_secret(principal).await?
             };
+            if user != principal.role {
+                bail!("role {:?} signed in as {user:?}", principal.role);
+            }
             println!("     {user:<52} with {whence}");
         }
         Ok(())

@@ -25,6 +25,8 @@ use verdict::Numbers;
 use watcher::Watcher;
 use world::{NAMESPACE, World};
 
+use crate::state::unix_now;
+
 /// How long it may take until all is there.
 const SET_UP: Duration = Duration::from_secs(400);
 
@@ -77,6 +79,7 @@ async fn run(world: &World, mut replicas: Replicas, minutes: u64, pace: Pace) ->
     let end = Instant::now();
     let seen = watcher.stop().await?;
     let expired = seen.expired();
+    let mut wrong = seen.failures(end - start, unix_now());
     eprintln!(
         "{} looks at all Secrets; {} seconds with an expired token are the outage's",
         seen.looks,
@@ -86,9 +89,10 @@ async fn run(world: &World, mut replicas: Replicas, minutes: u64, pace: Pace) ->
         minutes,
         expired: expired.len(),
         renewals: seen.renewals,
-        wrong: seen.wrong.into_iter().take(20).collect(),
         ..Numbers::default()
     };
+    wrong.extend(seen.wrong);
+    numbers.wrong.extend(wrong.into_iter().take(20));
     for line in expired.iter().take(20) {
         eprintln!("{line}");
     }

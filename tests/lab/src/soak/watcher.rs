@@ -153,6 +153,21 @@ impl Seen {
             .collect()
     }
 
+    /// Whether it looked often enough to have seen every second, and no token was left behind: one that
+    /// ended in the outage is excused for that, not for staying.
+    pub(super) fn failures(&self, lasted: Duration, now: i64) -> Vec<String> {
+        let left = (self.last.iter()).filter(|(_, (_, end))| *end <= now);
+        let mut failures: Vec<String> = left
+            .map(|(name, _)| format!("Secret {name}: its token has ended and is not renewed"))
+            .collect();
+        let seconds = usize::try_from(lasted.as_secs()).unwrap_or(usize::MAX);
+        if self.looks < seconds / 10 * 9 {
+            let looks = self.looks;
+            failures.push(format!("only {looks} looks at the Secrets in {seconds} s"));
+        }
+        failures
+    }
+
     /// Seconds that the outage excuses.
     pub(super) fn excused(&self) -> usize {
         self.expired.len() - self.expired().len()
@@ -194,6 +209,21 @@ mod tests {
         assert_eq!(seen.expired().len(), 2);
         assert_eq!(seen.excused(), 2);
         assert_eq!(seen.wrong, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_token_that_is_never_renewed_and_too_few_looks_are_failures() {
+        let mut seen = Seen {
+            outage: Some((100, 160)),
+            ..Seen::default()
+        };
+        for now in 1..=90 {
+            seen.take(Ok(one("a", 130)), now);
+        }
+        let lasted = Duration::from_secs(100);
+        assert_eq!(seen.failures(lasted, 129), Vec::<String>::new());
+        assert_eq!(seen.failures(lasted, 130).len(), 1);
+        assert_eq!(seen.failures(Duration::from_secs(200), 129).len(), 1);
     }
 
     #[test]
