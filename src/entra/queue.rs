@@ -16,8 +16,9 @@ use crate::ports::Urgency;
 /// An answer that takes longer is slow. Exchanges with an authority in doubt are that far apart: a
 /// little more than a second, so that they are in different seconds wherever they are counted.
 pub(super) const SLOW: Duration = Duration::from_millis(1250);
-/// So many orders waiting for each place are a backlog: then there are twice as many places.
-const BACKLOG: usize = 10;
+/// Orders that would wait longer than this, at the pace of the last answer, are a backlog: then there are
+/// twice as many places.
+const BACKLOG: Duration = Duration::from_secs(5);
 /// How often those who wait are looked at although nothing happens.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -186,7 +187,9 @@ impl State {
             return;
         }
         self.slow = None;
-        if self.waiting.len() > self.window.saturating_mul(BACKLOG) {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let work = took.saturating_mul(count(self.waiting.len()));
+        if work > BACKLOG.saturating_mul(count(self.window)) {
             self.window = self.window.saturating_mul(2).min(most);
         } else if self.waiting.len() < self.window {
             self.window = (self.window / 2).max(1);
@@ -338,6 +341,18 @@ mod tests {
         orders.filter_map(Result::err).collect()
     }
 
+    // Red when: `BACKLOG` is a number of orders. A fault would then meet as many exchanges at once.
+    #[tokio::test(start_paused = true)]
+    async fn many_quick_answers_are_no_backlog() {
+        let queue = Queue::new(4);
+        let mut place = now(&queue).expect("the only one");
+        let _crowd = crowd(&queue, 60);
+        place.begin();
+        tokio::time::advance(Duration::from_millis(50)).await;
+        place.end(true);
+        assert_eq!(locked(&queue.state).window, 1);
+    }
+
     // Red when: the window does not grow, or grows without a backlog.
     #[tokio::test(start_paused = true)]
     async fn a_backlog_opens_places_up_to_the_limit_and_its_end_closes_them() {
@@ -347,6 +362,7 @@ mod tests {
         let mut crowd = crowd(&queue, 60);
         for places in [2, 4, 4] {
             place.begin();
+            tokio::time::advance(Duration::from_millis(500)).await;
             place.end(true);
             assert_eq!(locked(&queue.state).window, places);
             let called = crowd.iter_mut().find_map(|call| call.try_recv().ok());
