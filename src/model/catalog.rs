@@ -56,6 +56,8 @@ pub struct OfOthers {
     pub grantor: RoleName,
     /// And nobody as whom a grant of ours would be recorded.
     pub only: bool,
+    /// Which declared administrator of the server granted it too: as that one we may have.
+    pub by_admin: Option<RoleName>,
 }
 
 impl RoleFacts {

@@ -9,6 +9,7 @@ use crate::api::Privilege;
 use crate::model::database::{GroupFacts, Held, HeldColumn, Holding, ObjectFacts, On, Ungrantable};
 use crate::model::{DatabaseCatalog, DatabaseInterest, DefaultsOf, Group, Kind, Object, RoleName};
 
+use super::connect::ADMINISTRATORS;
 use super::message::Table;
 use super::sql::literal;
 
@@ -66,6 +67,22 @@ pub(super) fn ours(mine: &str, us: &str, owner: &str, acl: &str) -> String {
         "CASE WHEN {mine} THEN e.grantor IN ({owner}, {us}) ELSE e.grantor = {us} OR (pg_catalog.pg_has_role(e.grantor, 'USAGE') \
 AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode({acl}) AS g WHERE g.grantee = {us} AND g.is_grantable AND g.privilege_type = e.privilege_type)) END"
     )
+}
+
+/// Whether that grantor is one of the server's declared administrators: as any of them we may have given
+/// it. The array is read once for each statement.
+pub(super) fn by_admin(grantor: &str) -> String {
+    format!(
+        "{grantor} = ANY (ARRAY(SELECT a.oid FROM pg_catalog.pg_roles AS a \
+WHERE pg_catalog.current_setting('{ADMINISTRATORS}', true)::jsonb ? a.rolname::text))"
+    )
+}
+
+/// [`ours`] of objects, for which we take back as each grantor apart: also what we gave as another of the
+/// declared administrators.
+pub(super) fn ours_on_objects() -> String {
+    let now = ours("o.mine", "u.oid", "t.owner", "t.acl");
+    format!("({now} OR {})", by_admin("e.grantor"))
 }
 
 /// The rest of the expressions of the question, each on top of those before.
@@ -208,7 +225,7 @@ pub fn facts(roles: &BTreeSet<RoleName>, interest: &DatabaseInterest) -> String 
 {grouped},
 {named},
 {SPACES}, {WORLD}, {FACTS}",
-        FACTS = FACTS.replace("{OURS}", &ours("o.mine", "u.oid", "t.owner", "t.acl")),
+        FACTS = FACTS.replace("{OURS}", &ours_on_objects()),
         wanted = texts(schemas.into_iter()),
     )
 }

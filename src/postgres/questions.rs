@@ -3,7 +3,7 @@
 
 use crate::model::{ObjectId, RoleName, Subjects, marker};
 
-use super::privileges_sql::ours;
+use super::privileges_sql::{by_admin, ours};
 use super::sql::{array, literal, message};
 
 /// Facts of the server itself: one row.
@@ -133,16 +133,17 @@ fn rights() -> String {
     'ours', {OLD_MEMBERSHIPS} OR pg_catalog.pg_get_userbyid(m.grantor) = session_user OR (pg_catalog.pg_has_role(m.grantor, 'USAGE')
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members AS a
         WHERE a.roleid = m.roleid AND a.admin_option AND pg_catalog.pg_get_userbyid(a.member) = session_user)),
-    'by_server', m.grantor = 10)) AS items
+    'by_admin', {by_admin}, 'by_server', m.grantor = 10)) AS items
   FROM pg_catalog.pg_auth_members AS m JOIN wanted AS w ON w.oid = m.member
   JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid GROUP BY m.member
 ), held AS MATERIALIZED (
   SELECT x.oid, jsonb_object_agg(x.name, x.items) AS items,
     jsonb_object_agg(x.name, x.others) FILTER (WHERE x.others IS NOT NULL) AS others FROM (
     SELECT g.oid, g.name, jsonb_agg(g.privilege) AS items,
-      jsonb_object_agg(g.privilege, jsonb_build_object('grantor', g.other, 'only', NOT g.ours)) FILTER (WHERE g.other IS NOT NULL) AS others
+      jsonb_object_agg(g.privilege, jsonb_build_object('grantor', g.other, 'only', NOT g.ours, 'admin', g.admin)) FILTER (WHERE g.other IS NOT NULL) AS others
     FROM (SELECT e.grantee AS oid, d.datname AS name, e.privilege_type AS privilege, bool_or(c.ours) AS ours,
-        min(pg_catalog.pg_get_userbyid(e.grantor)::text) FILTER (WHERE NOT c.ours) AS other
+        min(pg_catalog.pg_get_userbyid(e.grantor)::text) FILTER (WHERE NOT c.ours) AS other,
+        min(pg_catalog.pg_get_userbyid(e.grantor)::text) FILTER (WHERE NOT c.ours AND {admin_gave}) AS admin
       FROM pg_catalog.pg_database AS d
       CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) AS e
       JOIN wanted AS w ON w.oid = e.grantee
@@ -155,6 +156,8 @@ fn rights() -> String {
             "d.datdba",
             "d.datacl"
         ),
+        by_admin = by_admin("m.grantor"),
+        admin_gave = by_admin("e.grantor"),
     )
 }
 

@@ -178,12 +178,18 @@ fn role(row: Row<'_>, label: Option<EntraLabel>) -> RoleFacts {
 struct Other {
     grantor: String,
     only: bool,
+    admin: Option<String>,
 }
 
 fn of_others((word, other): (String, Other)) -> Option<(Privilege, OfOthers)> {
     let grantor = RoleName::parse(&other.grantor).ok()?;
-    let only = other.only;
-    Some((word.parse().ok()?, OfOthers { grantor, only }))
+    let by_admin = other.admin.and_then(|name| RoleName::parse(&name).ok());
+    let others = OfOthers {
+        grantor,
+        only: other.only,
+        by_admin,
+    };
+    Some((word.parse().ok()?, others))
 }
 
 /// One entry of column `memberships`.
@@ -200,6 +206,7 @@ struct Grant {
     set: bool,
     revocable: bool,
     ours: bool,
+    by_admin: bool,
     by_server: bool,
 }
 
@@ -215,6 +222,7 @@ fn memberships(row: Row<'_>) -> Memberships {
                 grantor,
                 revocable: grant.revocable,
                 ours: grant.ours,
+                by_admin: grant.by_admin,
                 by_server: grant.by_server,
                 options: MembershipOptions {
                     inherit: grant.inherit,

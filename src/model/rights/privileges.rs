@@ -168,7 +168,18 @@ impl Work<'_> {
         };
         let (take, cannot_take) = split(extra, &entry.grantable);
         let undeclared = &recorded - &wanted;
-        let remembered = &(&(&recorded & &wanted) | &give) | &(&undeclared & &ours);
+        // As another of the server's administrators we gave it under that one's name.
+        let former = others.iter().filter_map(|(it, other)| {
+            let gone = undeclared.contains(it) && !exclusive;
+            Some((other.by_admin.clone().filter(|_| gone)?, *it))
+        });
+        let by_former = together(former);
+        let stays: BTreeSet<Privilege> = others
+            .iter()
+            .filter_map(|(it, other)| other.by_admin.is_some().then_some(*it))
+            .chain(ours)
+            .collect();
+        let remembered = &(&(&recorded & &wanted) | &give) | &(&undeclared & &stays);
 
         let problems = &mut self.rights.problems;
         if !cannot_give.is_empty() {
@@ -181,7 +192,7 @@ impl Work<'_> {
             .iter()
             .filter(|(it, _)| exclusive && !wanted.contains(it));
         let by_others = together(by_others.map(|(it, other)| (other.grantor.clone(), *it)));
-        for (grantor, privileges) in by_others {
+        for (grantor, privileges) in by_others.into_iter().chain(by_former) {
             problems.push(place.database_of_another(&grantor, &privileges));
         }
         if !wanted.is_empty() && entry.grantees > CROWD {

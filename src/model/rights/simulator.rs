@@ -388,6 +388,7 @@ impl Server {
             grantor: role(&self.facts.administrator),
             revocable: true,
             ours: true,
+            by_admin: false,
             by_server: false,
             options,
         };
