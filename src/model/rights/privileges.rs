@@ -145,6 +145,10 @@ impl Work<'_> {
     /// Privileges on the database itself.
     fn on_database(&mut self, place: Place<'_>, entry: &DatabaseEntry, exclusive: bool) {
         let database = place.database;
+        // An owner needs nothing there, and takes back himself what is taken from him.
+        if entry.owner == *place.role {
+            return;
+        }
         let declared = self.desired.privileges.databases.iter();
         let declared = declared.filter(|ask| ask.database == database);
         let wanted: BTreeSet<Privilege> = declared.map(|ask| ask.privilege).collect();

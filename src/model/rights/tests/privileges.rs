@@ -251,3 +251,27 @@ fn a_table_that_became_the_roles_own_is_left_and_forgotten() {
     let (asked, _) = server.settle(&desired(), asked);
     assert_eq!(asked, Asked::default());
 }
+
+// Red when: `on_database` does not look at who owns the database.
+#[test]
+fn on_its_own_database_a_role_is_given_nothing_and_keeps_all() {
+    let mut server = server(Database::new());
+    let shop = server.databases.get_mut("shop").unwrap();
+    shop.entry.owner = desired().role;
+    let held: BTreeSet<Privilege> = [Privilege::Connect, Privilege::Create].into();
+    server.role.databases = [("shop".to_owned(), held.clone())].into();
+    let asked = Asked {
+        databases: [("shop".to_owned(), held)].into(),
+        ..Asked::default()
+    };
+    let mut declared = desired();
+    for privilege in [Privilege::Connect, Privilege::Temporary] {
+        declared.privileges.databases.insert(DatabaseAsk {
+            database: "shop".to_owned(),
+            privilege,
+        });
+    }
+    for declared in [desired(), declared.clone(), exclusive(declared)] {
+        assert_eq!(server.plan(&declared, &asked), Rights::default());
+    }
+}
