@@ -89,23 +89,24 @@ fn roles(subjects: &Subjects, everything_ours: bool) -> String {
   UNION ALL
   SELECT b.oid, false FROM bound AS b
   WHERE (b.id IN (SELECT i.id FROM ids AS i){administrators}) AND b.oid NOT IN (SELECT w.oid FROM wanted AS w)
-), reach (member, granted) AS (
-  SELECT m.member, m.roleid FROM pg_catalog.pg_auth_members AS m JOIN wanted AS w ON w.oid = m.member
+), reach (member, direct, granted) AS (
+  SELECT m.member, m.roleid, m.roleid FROM pg_catalog.pg_auth_members AS m JOIN wanted AS w ON w.oid = m.member
   UNION
-  SELECT reach.member, m.roleid FROM reach JOIN pg_catalog.pg_auth_members AS m ON m.member = reach.granted
-), privileged AS MATERIALIZED (
-  SELECT DISTINCT reach.member AS oid FROM reach JOIN pg_catalog.pg_roles AS up ON up.oid = reach.granted
-  WHERE up.rolname IN ('azure_pg_admin', 'azuresu') OR pg_catalog.starts_with(up.rolname::text, 'pg_')
+  SELECT reach.member, reach.direct, m.roleid FROM reach JOIN pg_catalog.pg_auth_members AS m ON m.member = reach.granted
+), administrative AS MATERIALIZED (
+  SELECT reach.member AS oid, jsonb_agg(DISTINCT g.rolname) AS items
+  FROM reach JOIN pg_catalog.pg_roles AS up ON up.oid = reach.granted JOIN pg_catalog.pg_roles AS g ON g.oid = reach.direct
+  WHERE up.rolname IN ('azure_pg_admin', 'azuresu') OR pg_catalog.starts_with(up.rolname::text, 'pg_') GROUP BY reach.member
 ), {RIGHTS}
 SELECT r.rolname AS name, r.oid, r.rolcanlogin AS can_login, c.wanted,
-  (r.rolsuper OR r.rolreplication OR r.rolbypassrls OR p.oid IS NOT NULL) AS privileged,
+  (r.rolsuper OR r.rolreplication OR r.rolbypassrls) AS privileged, administrative.items AS administrative,
   r.rolconnlimit AS connection_limit, r.rolcreatedb AS create_db, r.rolcreaterole AS create_role,
   r.rolinherit AS inherit, settings.items AS settings, memberships.items AS memberships,
   held.items AS databases, held.others AS databases_of_others, d.description AS comment, b.id, b.kind, b.admin, b.mfa
 FROM chosen AS c
 JOIN pg_catalog.pg_roles AS r ON r.oid = c.oid
 LEFT JOIN bound AS b ON b.oid = c.oid
-LEFT JOIN privileged AS p ON p.oid = c.oid
+LEFT JOIN administrative ON administrative.oid = c.oid
 LEFT JOIN settings ON settings.oid = c.oid
 LEFT JOIN memberships ON memberships.oid = c.oid
 LEFT JOIN held ON held.oid = c.oid

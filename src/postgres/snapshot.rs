@@ -151,6 +151,7 @@ fn role(row: Row<'_>, label: Option<EntraLabel>) -> RoleFacts {
         label,
         comment: row.get("comment").map(str::to_owned),
         privileged: row.is("privileged"),
+        administrative: names(row, "administrative"),
         attributes: Attributes {
             connection_limit: number(row, "connection_limit").unwrap_or(-1),
             create_db: row.is("create_db"),
@@ -240,15 +241,20 @@ fn privileges(words: &[String]) -> BTreeSet<Privilege> {
     words.iter().filter_map(|word| word.parse().ok()).collect()
 }
 
+/// A JSON array of roles.
+fn names(row: Row<'_>, column: &str) -> BTreeSet<RoleName> {
+    let names: Vec<String> = json(row, column);
+    names
+        .iter()
+        .filter_map(|name| RoleName::parse(name).ok())
+        .collect()
+}
+
 fn target(row: Row<'_>) -> TargetFacts {
-    let above: Vec<String> = json(row, "member_of");
     TargetFacts {
         administrator: row.is("administrator"),
         grantable: row.is("grantable"),
-        member_of: above
-            .iter()
-            .filter_map(|name| RoleName::parse(name).ok())
-            .collect(),
+        member_of: names(row, "member_of"),
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::model::Interest;
 
 const ID: &str = "11111111-0000-0000-0000-00000000000a";
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "name",
     "oid",
     "can_login",
@@ -23,6 +23,7 @@ const COLUMNS: [&str; 18] = [
     "memberships",
     "databases",
     "databases_of_others",
+    "administrative",
 ];
 
 fn name(text: &str) -> RoleName {
@@ -79,6 +80,7 @@ fn rows() -> Table {
                 None,
                 None,
                 None,
+                None,
             ],
             &[
                 Some("mine"),
@@ -99,6 +101,7 @@ fn rows() -> Table {
                 Some(MEMBERSHIPS),
                 Some(HELD),
                 Some(OF_OTHERS),
+                Some(r#"["between"]"#),
             ],
         ],
     )
@@ -180,6 +183,8 @@ fn a_row_tells_all_rights_of_a_role() {
     assert!(membership.by_server && membership.by_admin && !membership.ours);
     let others = &facts.databases_of_others["orders"][&Privilege::Temporary];
     assert_eq!(others.by_admin, Some(name("former")));
+    assert_eq!(facts.administrative, BTreeSet::from([name("between")]));
+    assert!(facts.is_administrative());
     let held = BTreeSet::from([Privilege::Connect, Privilege::Temporary]);
     assert_eq!(facts.databases["orders"], held);
 }
