@@ -122,6 +122,8 @@ pub(super) fn plan(
             }
             None if named.contains(database) => {
                 work.rights.problems.push(place.database_absent());
+                // It may only have another name for a while.
+                work.carry(database);
             }
             // What was given went with it.
             None => {}
@@ -268,6 +270,16 @@ impl Work<'_> {
             let inside = &mut self.rights.inside;
             inside.insert(place.database.to_owned(), revokes);
         }
+    }
+
+    /// What was asked for in that database is remembered as it is.
+    fn carry(&mut self, database: &str) {
+        if let Some(known) = self.asked.databases.get(database) {
+            let databases = &mut self.rights.asked.databases;
+            databases.insert(database.to_owned(), known.clone());
+        }
+        let objects = recorded(self.asked, database);
+        self.remember(database, objects, recorded_defaults(self.asked, database));
     }
 
     fn look(&self, place: Place<'_>, entry: &DatabaseEntry) -> Result<&DatabaseCatalog, Failure> {
