@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::api::Privilege;
-use crate::model::database::{GroupFacts, Held, HeldColumn, Holding, ObjectFacts, On, Ungrantable};
+use crate::model::database::{Held, HeldColumn, Holding, ObjectFacts, On};
 use crate::model::{DatabaseCatalog, DatabaseInterest, DefaultsOf, Group, Kind, Object, RoleName};
 
 use super::connect::ADMINISTRATORS;
@@ -158,8 +158,8 @@ LEFT JOIN (SELECT x.schema, x.kind, count(*) AS total, max(x.grantees) AS grante
   FROM looked AS x WHERE x.whole GROUP BY 1, 2) AS l ON l.schema = g.schema AND l.kind = g.kind
 UNION ALL
 SELECT json_build_object('what', 'refusing', 'kind', r.kind, 'schema', r.schema, 'privileges', r.missing,
-  'names', json_agg(r.name), 'owner', (array_agg(r.owner_name ORDER BY r.name))[1])
-FROM refusing AS r GROUP BY r.kind, r.schema, r.missing
+  'names', json_agg(r.name), 'owner', r.owner_name)
+FROM refusing AS r GROUP BY r.kind, r.schema, r.missing, r.owner_name
 UNION ALL
 SELECT json_build_object('what', 'signatures', 'schema', n.schema, 'name', n.name, 'names', json_agg(t.name))
 FROM named AS n JOIN things AS t ON t.schema = n.schema AND t.kind = 'function'
@@ -385,7 +385,9 @@ fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
             let group = catalog.groups.entry(Group { schema, kind }).or_default();
             let owner = parse(owner)?;
             for privilege in privileges {
-                refuse(group, privilege, &names, &owner);
+                let refused = group.ungrantable.entry(privilege).or_default();
+                let names = names.iter().cloned();
+                refused.entry(owner.clone()).or_default().extend(names);
             }
         }
         Fact::Signatures {
@@ -462,22 +464,4 @@ fn hold_column(catalog: &mut DatabaseCatalog, row: ColumnRow) -> Option<()> {
         fixed,
     });
     Some(())
-}
-
-/// Notes that we may not grant the privilege on these; the owner told is the first one's by name.
-fn refuse(
-    group: &mut GroupFacts,
-    privilege: Privilege,
-    names: &BTreeSet<String>,
-    owner: &RoleName,
-) {
-    let noted = group.ungrantable.entry(privilege);
-    let noted = noted.or_insert_with(|| Ungrantable {
-        names: BTreeSet::new(),
-        owner: owner.clone(),
-    });
-    if names.first() < noted.names.first() {
-        noted.owner = owner.clone();
-    }
-    noted.names.extend(names.iter().cloned());
 }

@@ -236,6 +236,25 @@ fn what_we_gave_on_a_database_as_another_administrator_is_told_until_it_is_gone(
     assert_eq!((rights.steps, &rights.asked), (vec![], &asked));
 }
 
+// Red when: `give_all` takes what the role owns itself for something that it lacks.
+#[test]
+fn what_a_role_owns_itself_is_not_told_as_ungrantable() {
+    // Where it holds nothing beside, nothing else says what is its own.
+    let shop = Database::new()
+        .with(table("own"), false)
+        .with(table("theirs"), false);
+    let mut server = server(shop);
+    let shop = server.databases.get_mut("shop").unwrap();
+    shop.owned.insert(table("own"));
+    let rights = server.plan(&reads(&[ALL]), &Asked::default());
+    let exact = r#"GRANT SELECT ON TABLE "app"."theirs" TO "orders-api""#;
+    says(
+        &rights.problems,
+        Reason::NotGrantable,
+        &["owner \"stranger\"", exact],
+    );
+}
+
 #[test]
 fn maintain_needs_17() {
     let mut server = server(with_tables(&["a"]));
