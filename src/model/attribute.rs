@@ -91,6 +91,8 @@ pub struct Membership {
     /// Whether a grant of our own would be recorded under this grantor. Up to `PostgreSQL` 15 there is one
     /// row whoever granted.
     pub ours: bool,
+    /// Whether one of the server's declared administrators granted it: as any of them we may have.
+    pub by_admin: bool,
     /// It was granted by the server's own superuser, as whom Azure's improved control acts for us.
     pub by_server: bool,
     /// Its options.

@@ -34,9 +34,11 @@ pub struct RoleFacts {
     pub label: Option<EntraLabel>,
     /// The role's comment, raw: our marker or anybody's text.
     pub comment: Option<String>,
-    /// Superuser, REPLICATION or BYPASSRLS, or a member, even indirectly, of `azure_pg_admin`,
-    /// `azuresu` or a `pg_*` role. CREATEROLE is in `attributes`.
+    /// Superuser, REPLICATION or BYPASSRLS. CREATEROLE is in `attributes`.
     pub privileged: bool,
+    /// Of the roles it is a direct member of, those that are `azure_pg_admin`, `azuresu` or a `pg_*` role, or
+    /// members of one, even indirectly.
+    pub administrative: BTreeSet<RoleName>,
     /// Its other attributes.
     pub attributes: Attributes,
     /// Its settings for all databases, by name in lower case, as the server stores them.
@@ -56,12 +58,14 @@ pub struct OfOthers {
     pub grantor: RoleName,
     /// And nobody as whom a grant of ours would be recorded.
     pub only: bool,
+    /// Which declared administrator of the server granted it too: as that one we may have.
+    pub by_admin: Option<RoleName>,
 }
 
 impl RoleFacts {
     /// Whether it has administrative rights of any kind.
     pub fn is_administrative(&self) -> bool {
-        self.privileged || self.attributes.create_role
+        self.privileged || self.attributes.create_role || !self.administrative.is_empty()
     }
 }
 

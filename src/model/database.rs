@@ -22,19 +22,10 @@ pub struct ObjectFacts {
 pub struct GroupFacts {
     /// How many there are.
     pub total: u32,
-    /// Those on which we may not grant a privilege.
-    pub ungrantable: BTreeMap<Privilege, Ungrantable>,
+    /// Those on which we may not grant a privilege, by who owns them.
+    pub ungrantable: BTreeMap<Privilege, BTreeMap<RoleName, BTreeSet<String>>>,
     /// The object with the most direct grantees, and how many it has.
     pub most_grantees: Option<(String, u32)>,
-}
-
-/// Objects on which we may not grant a privilege.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ungrantable {
-    /// Their names.
-    pub names: BTreeSet<String>,
-    /// Who owns the first of them.
-    pub owner: RoleName,
 }
 
 /// On which objects of a group a role has a privilege directly.

@@ -95,16 +95,17 @@ pub fn clear(role: &RoleName, ours: &str, reassign_to: Option<&RoleName>) -> Str
     let body = format!(
         r"DECLARE
   v_us constant name := current_user; v_heir constant text := {heir}; v_version constant int := pg_catalog.current_setting('server_version_num');
-  v_before text; v_after text; v_member text; v record; v_entry record; v_owns boolean; v_speaks boolean; v_options text;
+  v_before text; v_after text; v_member text; v record; v_entry record; v_owns boolean; v_speaks boolean; v_gave boolean; v_options text;
   v_parts text[]; v_part text; v_again boolean; v_refused jsonb := '{{}}';
 BEGIN
-  SELECT bool_or(h.deptype = 'o' AND v_heir IS NOT NULL), bool_or(h.deptype = 'o' AND h.classid = 'pg_catalog.pg_default_acl'::pg_catalog.regclass)
-    INTO v_owns, v_speaks FROM (WITH {here} SELECT * FROM hangs) AS h;
+  SELECT bool_or(h.deptype = 'o' AND v_heir IS NOT NULL), bool_or(h.deptype = 'o' AND h.classid = 'pg_catalog.pg_default_acl'::pg_catalog.regclass),
+    bool_or(h.classid = 'pg_catalog.pg_auth_members'::pg_catalog.regclass)
+    INTO v_owns, v_speaks, v_gave FROM (WITH {here} SELECT * FROM hangs) AS h;
   IF v_owns AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = v_heir::name) THEN
     RAISE EXCEPTION USING ERRCODE = '{NO_HEIR}', MESSAGE = 'no such role', DETAIL = v_heir;
   END IF;
   {MEMBERSHIPS} INTO v_before;
-  FOR v_member IN SELECT m FROM unnest(ARRAY[CASE WHEN v_owns OR v_speaks THEN v_role END, CASE WHEN v_owns THEN v_heir END]) AS m WHERE m IS NOT NULL LOOP
+  FOR v_member IN SELECT m FROM unnest(ARRAY[CASE WHEN v_owns OR v_speaks OR v_gave THEN v_role END, CASE WHEN v_owns THEN v_heir END]) AS m WHERE m IS NOT NULL LOOP
     CONTINUE WHEN pg_catalog.pg_has_role(v_member::name, 'USAGE')
       AND pg_catalog.pg_has_role(v_member::name, CASE WHEN v_version < 160000 THEN 'USAGE' ELSE 'SET' END);
     BEGIN
@@ -136,6 +137,19 @@ BEGIN
       IF v.sort IN ('f', 'T') THEN EXECUTE v_options || format('GRANT ALL ON %s TO PUBLIC', v.objects); END IF;
     END IF;
   END LOOP;
+  -- Memberships that the role granted on: from version 16 on they have an oid, and hang on their grantor. What
+  -- was granted on further stays, and is told.
+  IF v_gave THEN
+    FOR v IN WITH {here} SELECT g.rolname AS granted, u.rolname AS member FROM hangs AS h JOIN pg_catalog.pg_auth_members AS m ON m.oid = h.objid
+      JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid JOIN pg_catalog.pg_roles AS u ON u.oid = m.member
+      WHERE h.classid = 'pg_catalog.pg_auth_members'::pg_catalog.regclass
+    LOOP
+      BEGIN
+        EXECUTE format('REVOKE %I FROM %I GRANTED BY %I', v.granted, v.member, v_role);
+      EXCEPTION WHEN insufficient_privilege OR dependent_objects_still_exist THEN NULL;
+      END;
+    END LOOP;
+  END IF;
   FOR v IN WITH {here}, {THINGS}, {GIVEN}, chunks AS (
       SELECT g.*, (row_number() OVER (PARTITION BY g.grantor, g.sort ORDER BY g.target) - 1) / {CHUNK} AS chunk FROM given AS g
       WHERE g.grantor IS NULL OR pg_catalog.pg_has_role(g.grantor, g.become)

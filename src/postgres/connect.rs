@@ -23,6 +23,9 @@ use crate::ports::AccessToken;
 use super::error::{About, chain, classify, unreachable};
 use super::sql::identifier;
 
+/// The setting of our sessions that has the names of the server's declared administrators, in JSON.
+pub(super) const ADMINISTRATORS: &str = "entrapostgres.administrators";
+
 /// How long each kind of thing may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -43,6 +46,8 @@ pub struct Endpoint {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// The administrators that the server object declares.
+    pub administrators: Vec<RoleName>,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// Verifies the server.
@@ -203,12 +208,26 @@ fn config(
         // Whoever may create functions in schema public would else have ours call theirs, with the
         // rights of the administrator.
         .options(format!(
-            "-c search_path=pg_catalog,pg_temp -c jit=off -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={}",
+            "-c search_path=pg_catalog,pg_temp -c jit=off -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} -c {ADMINISTRATORS}={}",
             statement.as_millis().max(1),
             lock.as_millis().max(1),
             statement.as_millis().max(1),
+            json_of(&endpoint.administrators),
         ));
     config
+}
+
+/// Names in JSON, as an option of a connection is written: spaces and backslashes behind a backslash.
+fn json_of(names: &[RoleName]) -> String {
+    let names: Vec<&str> = names.iter().map(RoleName::as_str).collect();
+    let mut text = String::new();
+    for c in serde_json::Value::from(names).to_string().chars() {
+        if c.is_ascii_whitespace() || c == '\\' {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text
 }
 
 /// What an error of a sign-in means.
@@ -318,6 +337,7 @@ mod tests {
             server: "server".to_owned(),
             host: "localhost".to_owned(),
             port: 5432,
+            administrators: vec![RoleName::parse("a \"b\\").unwrap()],
             timeouts: Timeouts {
                 connect: second,
                 statement: second,
@@ -333,5 +353,8 @@ mod tests {
             options.contains("-c search_path=pg_catalog,pg_temp "),
             "{options}"
         );
+        // As the server reads options: `["a \"b\\"]`.
+        let administrators = r#" -c entrapostgres.administrators=["a\ \\"b\\\\"]"#;
+        assert!(options.ends_with(administrators), "{options}");
     }
 }

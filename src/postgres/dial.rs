@@ -80,6 +80,11 @@ pub(super) fn endpoint(shared: &Shared) -> Result<Endpoint, Failure> {
         server: spec.describe(),
         host: spec.host.clone(),
         port: spec.port,
+        administrators: spec
+            .administrators
+            .iter()
+            .map(|(role, _)| role.clone())
+            .collect(),
         timeouts: spec.timeouts,
         tls: connect::tls(roots)?,
     })

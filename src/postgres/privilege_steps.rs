@@ -10,7 +10,7 @@ use crate::model::written::{self, sort};
 use crate::model::{DefaultsOf, Group, Kind, Names, PrivilegeStep, RoleName};
 
 use super::column_steps::{kept, revoke_columns};
-use super::privileges_sql::{ours, texts, world_of};
+use super::privileges_sql::{ours_on_objects, texts, world_of};
 use super::sql::{identifier, literal};
 
 /// Objects named in one statement that the server puts together at most.
@@ -241,7 +241,7 @@ fn revoke_found(
     of_others: bool,
 ) -> String {
     let whose = if of_others { "true" } else { "g.ours" };
-    let ours = ours("o.mine", "u.oid", "t.owner", "t.acl");
+    let ours = ours_on_objects();
     let Meant {
         world,
         role: text,

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::api::Privilege;
-use crate::model::database::{GroupFacts, Held, HeldColumn, Holding, ObjectFacts, On, Ungrantable};
+use crate::model::database::{Held, HeldColumn, Holding, ObjectFacts, On};
 use crate::model::{DatabaseCatalog, DatabaseInterest, DefaultsOf, Group, Kind, Object, RoleName};
 
+use super::connect::ADMINISTRATORS;
 use super::message::Table;
 use super::sql::literal;
 
@@ -66,6 +67,22 @@ pub(super) fn ours(mine: &str, us: &str, owner: &str, acl: &str) -> String {
         "CASE WHEN {mine} THEN e.grantor IN ({owner}, {us}) ELSE e.grantor = {us} OR (pg_catalog.pg_has_role(e.grantor, 'USAGE') \
 AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode({acl}) AS g WHERE g.grantee = {us} AND g.is_grantable AND g.privilege_type = e.privilege_type)) END"
     )
+}
+
+/// Whether that grantor is one of the server's declared administrators: as any of them we may have given
+/// it. The array is read once for each statement.
+pub(super) fn by_admin(grantor: &str) -> String {
+    format!(
+        "{grantor} = ANY (ARRAY(SELECT a.oid FROM pg_catalog.pg_roles AS a \
+WHERE pg_catalog.current_setting('{ADMINISTRATORS}', true)::jsonb ? a.rolname::text))"
+    )
+}
+
+/// [`ours`] of objects, for which we take back as each grantor apart: also what we gave as another of the
+/// declared administrators.
+pub(super) fn ours_on_objects() -> String {
+    let now = ours("o.mine", "u.oid", "t.owner", "t.acl");
+    format!("({now} OR {})", by_admin("e.grantor"))
 }
 
 /// The rest of the expressions of the question, each on top of those before.
@@ -141,8 +158,8 @@ LEFT JOIN (SELECT x.schema, x.kind, count(*) AS total, max(x.grantees) AS grante
   FROM looked AS x WHERE x.whole GROUP BY 1, 2) AS l ON l.schema = g.schema AND l.kind = g.kind
 UNION ALL
 SELECT json_build_object('what', 'refusing', 'kind', r.kind, 'schema', r.schema, 'privileges', r.missing,
-  'names', json_agg(r.name), 'owner', (array_agg(r.owner_name ORDER BY r.name))[1])
-FROM refusing AS r GROUP BY r.kind, r.schema, r.missing
+  'names', json_agg(r.name), 'owner', r.owner_name)
+FROM refusing AS r GROUP BY r.kind, r.schema, r.missing, r.owner_name
 UNION ALL
 SELECT json_build_object('what', 'signatures', 'schema', n.schema, 'name', n.name, 'names', json_agg(t.name))
 FROM named AS n JOIN things AS t ON t.schema = n.schema AND t.kind = 'function'
@@ -208,7 +225,7 @@ pub fn facts(roles: &BTreeSet<RoleName>, interest: &DatabaseInterest) -> String 
 {grouped},
 {named},
 {SPACES}, {WORLD}, {FACTS}",
-        FACTS = FACTS.replace("{OURS}", &ours("o.mine", "u.oid", "t.owner", "t.acl")),
+        FACTS = FACTS.replace("{OURS}", &ours_on_objects()),
         wanted = texts(schemas.into_iter()),
     )
 }
@@ -368,7 +385,9 @@ fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
             let group = catalog.groups.entry(Group { schema, kind }).or_default();
             let owner = parse(owner)?;
             for privilege in privileges {
-                refuse(group, privilege, &names, &owner);
+                let refused = group.ungrantable.entry(privilege).or_default();
+                let names = names.iter().cloned();
+                refused.entry(owner.clone()).or_default().extend(names);
             }
         }
         Fact::Signatures {
@@ -445,22 +464,4 @@ fn hold_column(catalog: &mut DatabaseCatalog, row: ColumnRow) -> Option<()> {
         fixed,
     });
     Some(())
-}
-
-/// Notes that we may not grant the privilege on these; the owner told is the first one's by name.
-fn refuse(
-    group: &mut GroupFacts,
-    privilege: Privilege,
-    names: &BTreeSet<String>,
-    owner: &RoleName,
-) {
-    let noted = group.ungrantable.entry(privilege);
-    let noted = noted.or_insert_with(|| Ungrantable {
-        names: BTreeSet::new(),
-        owner: owner.clone(),
-    });
-    if names.first() < noted.names.first() {
-        noted.owner = owner.clone();
-    }
-    noted.names.extend(names.iter().cloned());
 }

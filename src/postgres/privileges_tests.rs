@@ -199,10 +199,11 @@ fn rows_become_what_a_role_has_and_what_we_may_grant() {
     let tables = &known.groups[&group("app", Kind::Table)];
     assert_eq!(tables.total, 3);
     assert_eq!(tables.most_grantees, Some(("t1".to_owned(), 9)));
-    let select = &tables.ungrantable[&Privilege::Select];
-    assert_eq!(select.names, names(&["t2", "t3"]));
-    assert_eq!(select.owner, role("second"));
-    assert_eq!(tables.ungrantable[&Privilege::Insert].names, names(&["t3"]));
+    let by = |owner, of| (role(owner), names(of));
+    let insert = [by("other", &["t3"])];
+    let select = [by("other", &["t3"]), by("second", &["t2"])];
+    assert_eq!(tables.ungrantable[&Privilege::Select], select.into());
+    assert_eq!(tables.ungrantable[&Privilege::Insert], insert.into());
     assert!(!known.owners[&role("maker")]);
     let held = &known.held[&role("r")];
     assert!(held.owned.contains(&group("app", Kind::Table)));

@@ -3,7 +3,7 @@
 
 use crate::model::{ObjectId, RoleName, Subjects, marker};
 
-use super::privileges_sql::ours;
+use super::privileges_sql::{by_admin, ours};
 use super::sql::{array, literal, message};
 
 /// Facts of the server itself: one row.
@@ -89,23 +89,24 @@ fn roles(subjects: &Subjects, everything_ours: bool) -> String {
   UNION ALL
   SELECT b.oid, false FROM bound AS b
   WHERE (b.id IN (SELECT i.id FROM ids AS i){administrators}) AND b.oid NOT IN (SELECT w.oid FROM wanted AS w)
-), reach (member, granted) AS (
-  SELECT m.member, m.roleid FROM pg_catalog.pg_auth_members AS m JOIN wanted AS w ON w.oid = m.member
+), reach (member, direct, granted) AS (
+  SELECT m.member, m.roleid, m.roleid FROM pg_catalog.pg_auth_members AS m JOIN wanted AS w ON w.oid = m.member
   UNION
-  SELECT reach.member, m.roleid FROM reach JOIN pg_catalog.pg_auth_members AS m ON m.member = reach.granted
-), privileged AS MATERIALIZED (
-  SELECT DISTINCT reach.member AS oid FROM reach JOIN pg_catalog.pg_roles AS up ON up.oid = reach.granted
-  WHERE up.rolname IN ('azure_pg_admin', 'azuresu') OR pg_catalog.starts_with(up.rolname::text, 'pg_')
+  SELECT reach.member, reach.direct, m.roleid FROM reach JOIN pg_catalog.pg_auth_members AS m ON m.member = reach.granted
+), administrative AS MATERIALIZED (
+  SELECT reach.member AS oid, jsonb_agg(DISTINCT g.rolname) AS items
+  FROM reach JOIN pg_catalog.pg_roles AS up ON up.oid = reach.granted JOIN pg_catalog.pg_roles AS g ON g.oid = reach.direct
+  WHERE up.rolname IN ('azure_pg_admin', 'azuresu') OR pg_catalog.starts_with(up.rolname::text, 'pg_') GROUP BY reach.member
 ), {RIGHTS}
 SELECT r.rolname AS name, r.oid, r.rolcanlogin AS can_login, c.wanted,
-  (r.rolsuper OR r.rolreplication OR r.rolbypassrls OR p.oid IS NOT NULL) AS privileged,
+  (r.rolsuper OR r.rolreplication OR r.rolbypassrls) AS privileged, administrative.items AS administrative,
   r.rolconnlimit AS connection_limit, r.rolcreatedb AS create_db, r.rolcreaterole AS create_role,
   r.rolinherit AS inherit, settings.items AS settings, memberships.items AS memberships,
   held.items AS databases, held.others AS databases_of_others, d.description AS comment, b.id, b.kind, b.admin, b.mfa
 FROM chosen AS c
 JOIN pg_catalog.pg_roles AS r ON r.oid = c.oid
 LEFT JOIN bound AS b ON b.oid = c.oid
-LEFT JOIN privileged AS p ON p.oid = c.oid
+LEFT JOIN administrative ON administrative.oid = c.oid
 LEFT JOIN settings ON settings.oid = c.oid
 LEFT JOIN memberships ON memberships.oid = c.oid
 LEFT JOIN held ON held.oid = c.oid
@@ -133,16 +134,17 @@ fn rights() -> String {
     'ours', {OLD_MEMBERSHIPS} OR pg_catalog.pg_get_userbyid(m.grantor) = session_user OR (pg_catalog.pg_has_role(m.grantor, 'USAGE')
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members AS a
         WHERE a.roleid = m.roleid AND a.admin_option AND pg_catalog.pg_get_userbyid(a.member) = session_user)),
-    'by_server', m.grantor = 10)) AS items
+    'by_admin', {by_admin}, 'by_server', m.grantor = 10)) AS items
   FROM pg_catalog.pg_auth_members AS m JOIN wanted AS w ON w.oid = m.member
   JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid GROUP BY m.member
 ), held AS MATERIALIZED (
   SELECT x.oid, jsonb_object_agg(x.name, x.items) AS items,
     jsonb_object_agg(x.name, x.others) FILTER (WHERE x.others IS NOT NULL) AS others FROM (
     SELECT g.oid, g.name, jsonb_agg(g.privilege) AS items,
-      jsonb_object_agg(g.privilege, jsonb_build_object('grantor', g.other, 'only', NOT g.ours)) FILTER (WHERE g.other IS NOT NULL) AS others
+      jsonb_object_agg(g.privilege, jsonb_build_object('grantor', g.other, 'only', NOT g.ours, 'admin', g.admin)) FILTER (WHERE g.other IS NOT NULL) AS others
     FROM (SELECT e.grantee AS oid, d.datname AS name, e.privilege_type AS privilege, bool_or(c.ours) AS ours,
-        min(pg_catalog.pg_get_userbyid(e.grantor)::text) FILTER (WHERE NOT c.ours) AS other
+        min(pg_catalog.pg_get_userbyid(e.grantor)::text) FILTER (WHERE NOT c.ours) AS other,
+        min(pg_catalog.pg_get_userbyid(e.grantor)::text) FILTER (WHERE NOT c.ours AND {admin_gave}) AS admin
       FROM pg_catalog.pg_database AS d
       CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) AS e
       JOIN wanted AS w ON w.oid = e.grantee
@@ -155,6 +157,8 @@ fn rights() -> String {
             "d.datdba",
             "d.datacl"
         ),
+        by_admin = by_admin("m.grantor"),
+        admin_gave = by_admin("e.grantor"),
     )
 }
 

@@ -151,6 +151,7 @@ fn role(row: Row<'_>, label: Option<EntraLabel>) -> RoleFacts {
         label,
         comment: row.get("comment").map(str::to_owned),
         privileged: row.is("privileged"),
+        administrative: names(row, "administrative"),
         attributes: Attributes {
             connection_limit: number(row, "connection_limit").unwrap_or(-1),
             create_db: row.is("create_db"),
@@ -178,12 +179,18 @@ fn role(row: Row<'_>, label: Option<EntraLabel>) -> RoleFacts {
 struct Other {
     grantor: String,
     only: bool,
+    admin: Option<String>,
 }
 
 fn of_others((word, other): (String, Other)) -> Option<(Privilege, OfOthers)> {
     let grantor = RoleName::parse(&other.grantor).ok()?;
-    let only = other.only;
-    Some((word.parse().ok()?, OfOthers { grantor, only }))
+    let by_admin = other.admin.and_then(|name| RoleName::parse(&name).ok());
+    let others = OfOthers {
+        grantor,
+        only: other.only,
+        by_admin,
+    };
+    Some((word.parse().ok()?, others))
 }
 
 /// One entry of column `memberships`.
@@ -200,6 +207,7 @@ struct Grant {
     set: bool,
     revocable: bool,
     ours: bool,
+    by_admin: bool,
     by_server: bool,
 }
 
@@ -215,6 +223,7 @@ fn memberships(row: Row<'_>) -> Memberships {
                 grantor,
                 revocable: grant.revocable,
                 ours: grant.ours,
+                by_admin: grant.by_admin,
                 by_server: grant.by_server,
                 options: MembershipOptions {
                     inherit: grant.inherit,
@@ -232,15 +241,20 @@ fn privileges(words: &[String]) -> BTreeSet<Privilege> {
     words.iter().filter_map(|word| word.parse().ok()).collect()
 }
 
+/// A JSON array of roles.
+fn names(row: Row<'_>, column: &str) -> BTreeSet<RoleName> {
+    let names: Vec<String> = json(row, column);
+    names
+        .iter()
+        .filter_map(|name| RoleName::parse(name).ok())
+        .collect()
+}
+
 fn target(row: Row<'_>) -> TargetFacts {
-    let above: Vec<String> = json(row, "member_of");
     TargetFacts {
         administrator: row.is("administrator"),
         grantable: row.is("grantable"),
-        member_of: above
-            .iter()
-            .filter_map(|name| RoleName::parse(name).ok())
-            .collect(),
+        member_of: names(row, "member_of"),
     }
 }
 

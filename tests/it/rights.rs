@@ -2,6 +2,7 @@
 //! operator; here is what the chapters declare and how they wait.
 
 mod absent;
+mod administrators;
 mod columns;
 mod grantors;
 mod hostile;

@@ -245,6 +245,7 @@ fn what_others_granted_is_tried_until_the_server_has_refused_it() {
         grantor: name("dba"),
         revocable: false,
         ours: false,
+        by_admin: false,
         by_server: true,
         options: MembershipOptions {
             inherit: true,
@@ -276,6 +277,7 @@ fn grants_of_the_servers_superuser_are_ours_where_he_acts_for_us() {
         grantor: name(grantor),
         revocable: ours,
         ours,
+        by_admin: false,
         by_server,
         options: MembershipOptions {
             inherit: true,

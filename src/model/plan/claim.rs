@@ -89,19 +89,13 @@ pub(super) fn not_in_use(
 
 /// Whether all administrative rights of a role are such as its object asked for.
 pub fn gave_all(facts: &RoleFacts, asked: &Asked) -> bool {
-    let RoleFacts {
-        label,
-        attributes,
-        memberships,
-        privileged,
-        ..
-    } = facts;
-    let administrator = label.as_ref().is_some_and(|label| label.admin);
+    let administrator = facts.label.as_ref().is_some_and(|label| label.admin);
     let made_creator = asked.attributes.contains("createRole");
-    let mut joined = memberships.keys().map(RoleName::as_str).peekable();
-    let by_memberships =
-        joined.peek().is_some() && joined.all(|role| asked.member_of.contains(role));
-    !administrator && (!attributes.create_role || made_creator) && (!privileged || by_memberships)
+    let mut joined = facts.administrative.iter();
+    !administrator
+        && !facts.privileged
+        && (!facts.attributes.create_role || made_creator)
+        && joined.all(|role| asked.member_of.contains(role.as_str()))
 }
 
 /// What an object asks for that may be administrative.

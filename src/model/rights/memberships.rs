@@ -72,6 +72,7 @@ impl Work<'_> {
                 || (!self.has_options() && !recorded && membership.options.admin && !options.admin)
         };
         if there.is_some_and(|rows| rows.iter().any(enough)) {
+            self.tighten(target, options);
             self.still(target);
             return Ok(());
         }
@@ -151,18 +152,52 @@ impl Work<'_> {
         Err(failure(Reason::MissingAdminOption, message))
     }
 
-    /// Takes a membership back that was asked for, but for grants by others, and those that were there
-    /// before.
+    /// Takes a membership back that was asked for.
     fn leave(&mut self, target: &RoleName) {
-        let before = self.asked.granted_before.get(target.as_str());
-        let goes = |row: &&Membership| {
-            row.ours && !before.is_some_and(|grantors| grantors.contains(row.grantor.as_str()))
-        };
-        let rows = self.facts.memberships.get(target).into_iter().flatten();
-        let (ours, fixed): (Vec<_>, Vec<_>) = rows.filter(goes).partition(|row| row.revocable);
-        if ours.is_empty() && fixed.is_empty() {
+        let rows = self.given(target);
+        if !rows.is_empty() {
+            self.take(target, &rows, "is declared no more");
+            self.still(target);
+        }
+    }
+
+    /// Takes back what we gave with more options than are declared now: as another administrator, whose
+    /// grant a new one of ours does not replace.
+    fn tighten(&mut self, target: &RoleName, options: MembershipOptions) {
+        let MembershipOptions {
+            inherit,
+            set,
+            admin,
+        } = options;
+        let recorded = self.asked.member_of.contains(target.as_str());
+        if !recorded || !self.has_options() {
             return;
         }
+        let mut rows = self.given(target);
+        rows.retain(|row| {
+            let has = row.options;
+            (has.inherit && !inherit) || (has.set && !set) || (has.admin && !admin)
+        });
+        if !rows.is_empty() {
+            self.take(target, &rows, "has more options than are declared");
+        }
+    }
+
+    /// The grants of a membership that was asked for, but for those by others, and those that were there
+    /// before.
+    fn given(&self, target: &RoleName) -> Vec<Membership> {
+        let before = self.asked.granted_before.get(target.as_str());
+        let is_ours = |row: &&Membership| {
+            (row.ours || row.by_admin)
+                && !before.is_some_and(|grantors| grantors.contains(row.grantor.as_str()))
+        };
+        let rows = self.facts.memberships.get(target).into_iter().flatten();
+        rows.filter(is_ours).cloned().collect()
+    }
+
+    /// Takes these grants back, or says who can.
+    fn take(&mut self, target: &RoleName, rows: &[Membership], why: &str) {
+        let (ours, fixed): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.revocable);
         if ours.is_empty() {
             let revoke = |row: &Membership| {
                 format!(
@@ -174,8 +209,8 @@ impl Work<'_> {
             };
             let statements: Vec<String> = fixed.into_iter().map(revoke).collect();
             let what = format!(
-                "it is declared no more, was granted by somebody else and cannot be taken back by the \
-                 operator's administrator {}; a database administrator can: {}",
+                "it {why}, was granted by somebody else and cannot be taken back by the operator's \
+                 administrator {}; a database administrator can: {}",
                 ident(&self.observed.server.administrator),
                 statements.join("; ")
             );
@@ -191,7 +226,6 @@ impl Work<'_> {
                 grantors,
             });
         }
-        self.still(target);
     }
 
     /// What was recorded of it stays so.

@@ -122,6 +122,8 @@ pub(super) fn plan(
             }
             None if named.contains(database) => {
                 work.rights.problems.push(place.database_absent());
+                // It may only have another name for a while.
+                work.carry(database);
             }
             // What was given went with it.
             None => {}
@@ -145,6 +147,10 @@ impl Work<'_> {
     /// Privileges on the database itself.
     fn on_database(&mut self, place: Place<'_>, entry: &DatabaseEntry, exclusive: bool) {
         let database = place.database;
+        // An owner needs nothing there, and takes back himself what is taken from him.
+        if entry.owner == *place.role {
+            return;
+        }
         let declared = self.desired.privileges.databases.iter();
         let declared = declared.filter(|ask| ask.database == database);
         let wanted: BTreeSet<Privilege> = declared.map(|ask| ask.privilege).collect();
@@ -168,7 +174,18 @@ impl Work<'_> {
         };
         let (take, cannot_take) = split(extra, &entry.grantable);
         let undeclared = &recorded - &wanted;
-        let remembered = &(&(&recorded & &wanted) | &give) | &(&undeclared & &ours);
+        // As another of the server's administrators we gave it under that one's name.
+        let former = others.iter().filter_map(|(it, other)| {
+            let gone = undeclared.contains(it) && !exclusive;
+            Some((other.by_admin.clone().filter(|_| gone)?, *it))
+        });
+        let by_former = together(former);
+        let stays: BTreeSet<Privilege> = others
+            .iter()
+            .filter_map(|(it, other)| other.by_admin.is_some().then_some(*it))
+            .chain(ours)
+            .collect();
+        let remembered = &(&(&recorded & &wanted) | &give) | &(&undeclared & &stays);
 
         let problems = &mut self.rights.problems;
         if !cannot_give.is_empty() {
@@ -181,7 +198,7 @@ impl Work<'_> {
             .iter()
             .filter(|(it, _)| exclusive && !wanted.contains(it));
         let by_others = together(by_others.map(|(it, other)| (other.grantor.clone(), *it)));
-        for (grantor, privileges) in by_others {
+        for (grantor, privileges) in by_others.into_iter().chain(by_former) {
             problems.push(place.database_of_another(&grantor, &privileges));
         }
         if !wanted.is_empty() && entry.grantees > CROWD {
@@ -253,6 +270,16 @@ impl Work<'_> {
             let inside = &mut self.rights.inside;
             inside.insert(place.database.to_owned(), revokes);
         }
+    }
+
+    /// What was asked for in that database is remembered as it is.
+    fn carry(&mut self, database: &str) {
+        if let Some(known) = self.asked.databases.get(database) {
+            let databases = &mut self.rights.asked.databases;
+            databases.insert(database.to_owned(), known.clone());
+        }
+        let objects = recorded(self.asked, database);
+        self.remember(database, objects, recorded_defaults(self.asked, database));
     }
 
     fn look(&self, place: Place<'_>, entry: &DatabaseEntry) -> Result<&DatabaseCatalog, Failure> {

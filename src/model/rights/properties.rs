@@ -200,6 +200,7 @@ fn any_memberships() -> impl Strategy<Value = Vec<(RoleName, Membership)>> {
             grantor,
             revocable,
             ours: false,
+            by_admin: false,
             by_server: false,
             options,
         };

@@ -31,8 +31,15 @@ pub(super) fn plan(
     }
     for (name, value) in &desired.settings {
         let there = facts.settings.get(name);
-        if !observed.server.parameters.are_free(name) {
-            rights.problems.push(not_allowed(desired, name));
+        let problem = if !observed.server.parameters.are_free(name) {
+            Some(not_allowed(desired, name))
+        } else if LISTS.contains(&name.as_str()) && identifiers(name, value).is_none() {
+            Some(no_list(desired, name))
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            rights.problems.push(problem);
             if asked.settings.contains(name) && there.is_some() {
                 rights.asked.settings.insert(name.clone());
             }
@@ -60,6 +67,18 @@ fn not_allowed(desired: &Desired, name: &str) -> Failure {
         role.as_str()
     );
     failure(Reason::SettingNotAllowed, message)
+}
+
+/// The server would take it for one odd identifier, and never give it back as it is written.
+fn no_list(desired: &Desired, name: &str) -> Failure {
+    let Desired { role, server, .. } = desired;
+    let message = format!(
+        "role {:?} on server {server}: {name} in role.settings is no list of identifiers and is not set: write \
+         it as SQL has it, with commas between the names and double quotes around what is no plain name, for \
+         example: app, \"My Schema\"",
+        role.as_str()
+    );
+    failure(Reason::InvalidSpec, message)
 }
 
 fn same(name: &str, declared: &str, there: &str) -> bool {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::api::Privilege;
 use crate::model::attribute::DatabaseEntry;
 use crate::model::database::{
-    DatabaseCatalog, GroupFacts, Held, HeldColumn, Holding, ObjectFacts, On, Ungrantable,
+    DatabaseCatalog, GroupFacts, Held, HeldColumn, Holding, ObjectFacts, On,
 };
 use crate::model::observed::Observed;
 use crate::model::rights::{Rights, interest, plan};
@@ -162,7 +162,9 @@ impl Database {
         }
         for group in &asked.groups {
             if catalog.schemas.contains_key(&group.schema) {
-                catalog.groups.insert(group.clone(), self.group(group));
+                catalog
+                    .groups
+                    .insert(group.clone(), self.group(grantee, group));
             }
         }
         for owner in &asked.owners {
@@ -175,18 +177,19 @@ impl Database {
         catalog
     }
 
-    fn group(&self, group: &Group) -> GroupFacts {
-        let stuck = self.of_group(group).filter(|(_, grantable)| !grantable);
-        let names: BTreeSet<String> = stuck.map(|(object, _)| object.name.clone()).collect();
+    fn group(&self, grantee: &RoleName, group: &Group) -> GroupFacts {
+        let mut stuck: BTreeMap<RoleName, BTreeSet<String>> = BTreeMap::new();
+        for (object, _) in self.of_group(group).filter(|(_, grantable)| !grantable) {
+            let own = self.owned.contains(object);
+            let owner = if own { grantee.clone() } else { role(STRANGER) };
+            stuck.entry(owner).or_default().insert(object.name.clone());
+        }
         let ungrantable = [Privilege::Select, Privilege::Insert, Privilege::Execute];
-        let ungrantable = ungrantable.into_iter().filter(|_| !names.is_empty());
+        let ungrantable = ungrantable.into_iter().filter(|_| !stuck.is_empty());
         GroupFacts {
             total: u32::try_from(self.of_group(group).count()).expect("few"),
             ungrantable: ungrantable
-                .map(|privilege| {
-                    let (names, owner) = (names.clone(), role(STRANGER));
-                    (privilege, Ungrantable { names, owner })
-                })
+                .map(|privilege| (privilege, stuck.clone()))
                 .collect(),
             most_grantees: None,
         }
@@ -388,6 +391,7 @@ impl Server {
             grantor: role(&self.facts.administrator),
             revocable: true,
             ours: true,
+            by_admin: false,
             by_server: false,
             options,
         };

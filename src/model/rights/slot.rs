@@ -74,14 +74,17 @@ impl SlotWork<'_> {
             None if self.database.held.owned.contains(self.group()) => return,
             None => &none,
         };
-        let ungrantable = group.ungrantable.get(&self.slot.1);
-        let refused = ungrantable.map_or(&none, |ungrantable| &ungrantable.names);
-        if let Some(ungrantable) = ungrantable {
-            for name in refused.difference(has) {
-                found.ungrantable(self.slot, name, &ungrantable.owner);
+        let mut refused = BTreeSet::new();
+        for (owner, names) in group.ungrantable.get(&self.slot.1).into_iter().flatten() {
+            refused.extend(names.iter().cloned());
+            // On what is its own it needs nothing.
+            if owner != self.database.place.role {
+                for name in names.difference(has) {
+                    found.ungrantable(self.slot, name, owner);
+                }
             }
         }
-        if count(group.total) <= has.union(refused).count() {
+        if count(group.total) <= has.union(&refused).count() {
             return;
         }
         // What lost it meanwhile, and is given it now, is ours from now on.

@@ -4,7 +4,7 @@ use super::*;
 use crate::model::Interest;
 
 const ID: &str = "11111111-0000-0000-0000-00000000000a";
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 19] = [
     "name",
     "oid",
     "can_login",
@@ -22,6 +22,8 @@ const COLUMNS: [&str; 17] = [
     "settings",
     "memberships",
     "databases",
+    "databases_of_others",
+    "administrative",
 ];
 
 fn name(text: &str) -> RoleName {
@@ -30,7 +32,9 @@ fn name(text: &str) -> RoleName {
 
 const SETTINGS: &str = r#"{"search_path": "\"a\"\"b\", c", "work_mem": "4MB"}"#;
 const MEMBERSHIPS: &str = r#"[{"role": "readers", "grantor": "dba", "admin": false,
-    "inherit": true, "set": false, "revocable": false, "ours": false, "by_server": true}]"#;
+    "inherit": true, "set": false, "revocable": false, "ours": false, "by_admin": true, "by_server": true}]"#;
+const OF_OTHERS: &str =
+    r#"{"orders": {"TEMPORARY": {"grantor": "dba", "only": true, "admin": "former"}}}"#;
 const HELD: &str = r#"{"orders": ["CONNECT", "FUTURE", "TEMPORARY"]}"#;
 
 fn head(read_only: &str) -> Table {
@@ -75,6 +79,8 @@ fn rows() -> Table {
                 None,
                 None,
                 None,
+                None,
+                None,
             ],
             &[
                 Some("mine"),
@@ -94,6 +100,8 @@ fn rows() -> Table {
                 Some(SETTINGS),
                 Some(MEMBERSHIPS),
                 Some(HELD),
+                Some(OF_OTHERS),
+                Some(r#"["between"]"#),
             ],
         ],
     )
@@ -172,7 +180,11 @@ fn a_row_tells_all_rights_of_a_role() {
     let membership = facts.memberships[&name("readers")].first().unwrap();
     assert_eq!(membership.grantor, name("dba"));
     assert!(membership.options.inherit && !membership.options.set && !membership.revocable);
-    assert!(membership.by_server && !membership.ours);
+    assert!(membership.by_server && membership.by_admin && !membership.ours);
+    let others = &facts.databases_of_others["orders"][&Privilege::Temporary];
+    assert_eq!(others.by_admin, Some(name("former")));
+    assert_eq!(facts.administrative, BTreeSet::from([name("between")]));
+    assert!(facts.is_administrative());
     let held = BTreeSet::from([Privilege::Connect, Privilege::Temporary]);
     assert_eq!(facts.databases["orders"], held);
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::fixture::World;
-use crate::rights::{furnished, improved, ledger, setup};
+use crate::rights::{furnished, improved, ledger, major, setup};
 use crate::roles::IMPORTER_ID;
 
 use super::{dropping, exists, gone};
@@ -128,6 +128,35 @@ async fn what_we_may_not_revoke_is_told_with_its_owner_and_who_gave_it() -> Resu
     ledger::run(&world, "orders", by_hand).await?;
     gone(&world, "importer").await?;
     assert!(!exists(&world, "importer").await?);
+    Ok(())
+}
+
+// Red when: clear() does not know memberships: from PostgreSQL 16 on they hang on who granted them.
+#[tokio::test(flavor = "multi_thread")]
+async fn memberships_that_the_role_granted_on_go_with_it() -> Result<()> {
+    let world = furnished("cleared_members", setup(0, |_| ()), &[]).await?;
+    let mut object = dropping(&world, "importer", "importer", IMPORTER_ID);
+    object["spec"]["role"] = json!({"createRole": true});
+    object["spec"]["memberOf"] =
+        json!([{"role": "readers", "admin": true}, {"role": "writers", "admin": true}]);
+    world.apply(&object).await?;
+    world.ready("principal", "importer").await?;
+    let given = "CREATE ROLE further; SET ROLE importer; GRANT readers TO bystander; GRANT writers TO bystander WITH ADMIN OPTION;
+         CREATE ROLE made; GRANT made TO bystander; RESET ROLE; SET ROLE bystander; GRANT writers TO further";
+    ledger::run(&world, "postgres", given).await?;
+    world.delete("principal", "importer").await?;
+    if major(&world).await? >= 16 {
+        let said = world
+            .not_ready("principal", "importer", "NotRevocable")
+            .await?;
+        let left = "membership of role bystander in role writers";
+        assert!(said.contains(left) && !said.contains("readers"), "{said}");
+        world
+            .sql("REVOKE writers FROM further GRANTED BY bystander")
+            .await?;
+    }
+    gone(&world, "importer").await?;
+    assert!(!exists(&world, "importer").await? && exists(&world, "made").await?);
     Ok(())
 }
 

@@ -35,6 +35,41 @@ async fn a_retained_role_stays_and_its_secret_goes() -> Result<()> {
     Ok(())
 }
 
+// Red when: gave_all() compares all memberships with what was asked for, or only what a role is a direct
+// member of with the names of administrative roles.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_memberships_that_lead_to_administrative_rights_hold_a_drop() -> Result<()> {
+    let world = World::start("drop_members").await?;
+    world
+        .sql(
+            "CREATE ROLE readers; CREATE ROLE between; GRANT pg_read_all_data TO between; \
+             GRANT pg_monitor TO \"pg-operators\" WITH ADMIN OPTION",
+        )
+        .await?;
+    for (name, role, id) in [
+        ("harmless", "importer", IMPORTER_ID),
+        ("deep", "batch", BATCH_ID),
+    ] {
+        let mut object = dropping(&world, name, role, id);
+        object["spec"]["memberOf"] = json!([{"role": "pg_monitor"}]);
+        world.apply(&object).await?;
+        world.ready("principal", name).await?;
+    }
+    world
+        .sql("GRANT readers TO importer; GRANT between TO batch")
+        .await?;
+    for name in ["deep", "harmless"] {
+        world.delete("principal", name).await?;
+    }
+    gone(&world, "harmless").await?;
+    assert!(!exists(&world, "importer").await?);
+    world
+        .not_ready("principal", "deep", "RoleProtected")
+        .await?;
+    world.sql("REVOKE between FROM batch").await?;
+    gone(&world, "deep").await
+}
+
 // Red when: settle_finalizer() does nothing; drop_role() in cleanup.rs does not ask whose the marker is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_role_goes_but_never_anothers() -> Result<()> {

@@ -229,3 +229,22 @@ async fn with_improved_control_it_needs_nothing() -> Result<()> {
     let world = furnished("member_improved", improved(1), &[]).await?;
     member(&world, false).await
 }
+
+// Red when: the question does not say whose the objects are on which we may not grant.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_all_objects_declared_those_of_the_role_itself_lack_nothing() -> Result<()> {
+    let world = furnished("own_objects", setup(1, |_| ()), &[]).await?;
+    let name = fleet::name(0);
+    let all = json!({"database": "orders", "schema": "app", "objects": "Tables", "all": true, "privileges": ["SELECT"]});
+    super::made(&world, 0, &json!({"grants": [all]})).await?;
+    let own = format!(
+        "DROP TABLE app.t1, app.t2; CREATE TABLE app.a_own (); ALTER TABLE app.a_own OWNER TO \"{name}\";
+         CREATE ROLE stranger; CREATE TABLE app.theirs (); ALTER TABLE app.theirs OWNER TO stranger"
+    );
+    ledger::run(&world, "orders", &own).await?;
+    let ready = says(&world, 0, &["theirs", "owner \"stranger\""]).await?;
+    assert_eq!(ready.reason, "NotGrantable", "{ready:?}");
+    ensure!(!ready.message.contains("a_own"), "{ready:?}");
+    ledger::run(&world, "orders", "DROP TABLE app.theirs").await?;
+    world.ready("principal", &name).await.map(|_| ())
+}

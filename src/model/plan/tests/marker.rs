@@ -183,18 +183,18 @@ fn a_role_with_rights_that_its_object_gave_is_known_without_a_status() {
         member_of: BTreeSet::from(["pg_monitor".to_owned()]),
         ..Asked::default()
     };
-    let found = |asked: Asked, member_of: &[&RoleName]| {
-        let memberships = member_of
-            .iter()
-            .map(|&role| (role.clone(), BTreeSet::new()));
+    let found = |asked: Asked, administrative: &[&RoleName]| {
+        // What leads nowhere is nobody's concern.
+        let memberships = [(name("readers"), BTreeSet::new())].into();
+        let administrative = administrative.iter().map(|&role| role.clone());
         let attributes = Attributes {
             create_role: true,
             ..Attributes::default()
         };
         RoleFacts {
-            privileged: true,
             attributes,
-            memberships: memberships.collect(),
+            memberships,
+            administrative: administrative.collect(),
             comment: Some(marked(asked).to_comment()),
             ..facts()
         }
@@ -203,7 +203,12 @@ fn a_role_with_rights_that_its_object_gave_is_known_without_a_status() {
     assert!(us(found(gave.clone(), &[&monitor])).is_ok());
     let protected = Err(Reason::RoleProtected);
     assert_eq!(us(found(Asked::default(), &[&monitor])), protected);
-    assert_eq!(us(found(gave.clone(), &[])), protected);
+    // No membership explains what only a superuser gives.
+    let superuser = RoleFacts {
+        privileged: true,
+        ..found(gave.clone(), &[&monitor])
+    };
+    assert_eq!(us(superuser), protected);
     let other = name("boss");
     assert_eq!(us(found(gave.clone(), &[&monitor, &other])), protected);
     let administrator = EntraLabel {

@@ -114,7 +114,7 @@ fn adoption_of_any_role_stops_at_administrative_rights() {
         ..plain()
     };
     let member = RoleFacts {
-        privileged: true,
+        administrative: BTreeSet::from([RoleName::parse("between").expect("a name")]),
         ..plain()
     };
     for (facts, if_literal) in [(boss, false), (creator, true), (member, true)] {

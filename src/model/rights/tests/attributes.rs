@@ -161,3 +161,26 @@ fn only_what_a_role_may_set_for_itself_is_set() {
         }
     }
 }
+
+// Red when: `plan` sets a list that it cannot compare: it would be set for ever.
+#[test]
+fn a_list_that_is_none_is_said_and_not_set() {
+    let mut server = Server::default();
+    let mut declared = desired();
+    let path = |value: &str| [("search_path".to_owned(), value.to_owned())].into();
+    server.role.settings = path("app");
+    let asked = Asked {
+        settings: names(&["search_path"]),
+        ..Asked::default()
+    };
+    for value in ["app,", "app public", "\"app"] {
+        declared.settings = path(value);
+        let rights = server.plan(&declared, &asked);
+        says(
+            &rights.problems,
+            Reason::InvalidSpec,
+            &["search_path", "write it as SQL has it"],
+        );
+        assert_eq!((rights.steps, &rights.asked), (vec![], &asked), "{value}");
+    }
+}

@@ -28,6 +28,7 @@ fn row(grantor: &str, options: MembershipOptions) -> Membership {
         grantor: role(grantor),
         revocable: grantor != STRANGER,
         ours: grantor == observed().server.administrator,
+        by_admin: false,
         by_server: false,
         options,
     }
@@ -147,6 +148,64 @@ fn a_membership_that_others_gave_is_taken_back_by_a_database_administrator() {
     server.role.memberships.clear();
     server.targets.clear();
     assert_eq!(server.plan(&desired(), &asked), Rights::default());
+}
+
+// Red when: `given` leaves out what another administrator of the server granted, or `join` lets such a
+// grant keep options that are declared no more.
+#[test]
+fn what_we_gave_as_another_administrator_is_taken_back_or_told_and_is_remembered() {
+    let more = MembershipOptions {
+        admin: true,
+        ..USUAL
+    };
+    let former = |options| Membership {
+        by_admin: true,
+        ..row(STRANGER, options)
+    };
+    let asked = Asked {
+        member_of: names(&["readers"]),
+        ..Asked::default()
+    };
+    let exact = r#"REVOKE "readers" FROM "orders-api" GRANTED BY "stranger""#;
+    let mut server = with_target(160_000, grantable());
+    server.role.memberships = [(role("readers"), [former(more)].into())].into();
+    // Nobody recorded it.
+    assert_eq!(
+        server.plan(&desired(), &Asked::default()),
+        Rights::default()
+    );
+    let rights = server.plan(&desired(), &asked);
+    says(&rights.problems, Reason::NotRevocable, &[exact]);
+    assert_eq!((rights.steps, &rights.asked), (vec![], &asked));
+
+    // With less declared we grant that, and the other grant has to go.
+    let declared = member("readers", USUAL);
+    let (now, rights) = server.settle(&declared, asked.clone());
+    says(
+        &rights.problems,
+        Reason::NotRevocable,
+        &[exact, "more options"],
+    );
+    assert_eq!(now, asked);
+    assert_eq!(server.role.memberships[&role("readers")].len(), 2);
+    // Where we may take it, we do; what was there before stays.
+    let lent = Membership {
+        revocable: true,
+        ..former(more)
+    };
+    let both = [lent, row("pg-operators", USUAL)];
+    server.role.memberships = [(role("readers"), both.clone().into())].into();
+    let leave = RoleStep::Leave {
+        role: role("readers"),
+        grantors: [role(STRANGER)].into(),
+    };
+    assert_eq!(server.plan(&declared, &asked).steps, [leave]);
+    let before = [("readers".to_owned(), names(&[STRANGER]))].into();
+    let asked = Asked {
+        granted_before: before,
+        ..asked
+    };
+    assert_eq!(server.plan(&declared, &asked).steps, []);
 }
 
 #[test]

@@ -251,3 +251,69 @@ fn a_table_that_became_the_roles_own_is_left_and_forgotten() {
     let (asked, _) = server.settle(&desired(), asked);
     assert_eq!(asked, Asked::default());
 }
+
+// Red when: `on_database` does not look at who owns the database.
+#[test]
+fn on_its_own_database_a_role_is_given_nothing_and_keeps_all() {
+    let mut server = server(Database::new());
+    let shop = server.databases.get_mut("shop").unwrap();
+    shop.entry.owner = desired().role;
+    let held: BTreeSet<Privilege> = [Privilege::Connect, Privilege::Create].into();
+    server.role.databases = [("shop".to_owned(), held.clone())].into();
+    let asked = Asked {
+        databases: [("shop".to_owned(), held)].into(),
+        ..Asked::default()
+    };
+    let mut declared = desired();
+    for privilege in [Privilege::Connect, Privilege::Temporary] {
+        declared.privileges.databases.insert(DatabaseAsk {
+            database: "shop".to_owned(),
+            privilege,
+        });
+    }
+    for declared in [desired(), declared.clone(), exclusive(declared)] {
+        assert_eq!(server.plan(&declared, &asked), Rights::default());
+    }
+}
+
+// Red when: `plan` carries no part of the record of a database that is declared and not there: what we
+// gave is foreign when it is back.
+#[test]
+fn what_was_given_in_a_database_is_remembered_while_that_has_another_name() {
+    let mut server = server(with_tables(&["a"]));
+    let shop = server.databases.get_mut("shop").unwrap();
+    shop.owners.insert(role(OWNER), true);
+    let mut declared = reads(&[Some("a")]);
+    declared.privileges.databases.insert(DatabaseAsk {
+        database: "shop".to_owned(),
+        privilege: Privilege::Connect,
+    });
+    let group = tables();
+    declared.privileges.defaults.insert(DefaultAsk {
+        database: "shop".to_owned(),
+        of: DefaultsOf {
+            owner: role(OWNER),
+            group,
+        },
+        privilege: SELECT,
+    });
+    let (asked, _) = server.settle(&declared, Asked::default());
+    assert!(!asked.databases.is_empty() && !asked.objects.is_empty() && !asked.defaults.is_empty());
+    let shop = server.databases.remove("shop").unwrap();
+    let held = std::mem::take(&mut server.role.databases);
+    let rights = server.plan(&declared, &asked);
+    says(&rights.problems, Reason::ObjectNotFound, &["shop"]);
+    assert_eq!(rights.asked, asked);
+    server.databases.insert("shop".to_owned(), shop);
+    server.role.databases = held;
+    let (asked, _) = server.settle(&desired(), asked);
+    assert_eq!(asked, Asked::default());
+    assert!(server.databases["shop"].acl.is_empty() && server.role.databases.is_empty());
+    // Declared no more, it is not waited for.
+    server.databases.clear();
+    let gone = Asked {
+        databases: [("shop".to_owned(), [Privilege::Connect].into())].into(),
+        ..Asked::default()
+    };
+    assert_eq!(server.plan(&desired(), &gone), Rights::default());
+}

@@ -172,7 +172,12 @@ fn what_another_gave_on_a_database_stays_and_is_told_where_the_policy_is_exclusi
     server.role.databases = [("shop".to_owned(), held)].into();
     let others = [(Privilege::Connect, true), (Privilege::Create, false)].map(|(it, only)| {
         let grantor = role(STRANGER);
-        (it, OfOthers { grantor, only })
+        let others = OfOthers {
+            grantor,
+            only,
+            by_admin: None,
+        };
+        (it, others)
     });
     server.role.databases_of_others = [("shop".to_owned(), others.into())].into();
     let both = server.role.databases["shop"].clone();
@@ -200,6 +205,54 @@ fn what_another_gave_on_a_database_stays_and_is_told_where_the_policy_is_exclusi
     let exact =
         r#"SET ROLE "stranger"; REVOKE CREATE ON DATABASE "shop" FROM "orders-api"; RESET ROLE"#;
     says(&rights.problems, Reason::NotRevocable, &[exact]);
+}
+
+// Red when: `on_database` forgets what it gave as another administrator, or takes it where nothing is
+// recorded.
+#[test]
+fn what_we_gave_on_a_database_as_another_administrator_is_told_until_it_is_gone() {
+    let mut server = server(Database::new());
+    let held: BTreeSet<Privilege> = [Privilege::Connect].into();
+    server.role.databases = [("shop".to_owned(), held.clone())].into();
+    let former = OfOthers {
+        grantor: role("former"),
+        only: true,
+        by_admin: Some(role("former")),
+    };
+    let others = [(Privilege::Connect, former)].into();
+    server.role.databases_of_others = [("shop".to_owned(), others)].into();
+    assert_eq!(
+        server.plan(&desired(), &Asked::default()),
+        Rights::default()
+    );
+    let asked = Asked {
+        databases: [("shop".to_owned(), held)].into(),
+        ..Asked::default()
+    };
+    let rights = server.plan(&desired(), &asked);
+    let exact =
+        r#"SET ROLE "former"; REVOKE CONNECT ON DATABASE "shop" FROM "orders-api"; RESET ROLE"#;
+    says(&rights.problems, Reason::NotRevocable, &[exact]);
+    assert_eq!((rights.steps, &rights.asked), (vec![], &asked));
+}
+
+// Red when: `give_all` takes what the role owns itself for something that it lacks.
+#[test]
+fn what_a_role_owns_itself_is_not_told_as_ungrantable() {
+    // Where it holds nothing beside, nothing else says what is its own.
+    let shop = Database::new()
+        .with(table("own"), false)
+        .with(table("theirs"), false);
+    let mut server = server(shop);
+    let shop = server.databases.get_mut("shop").unwrap();
+    shop.owned.insert(table("own"));
+    let rights = server.plan(&reads(&[ALL]), &Asked::default());
+    let exact = r#"GRANT SELECT ON TABLE "app"."theirs" TO "orders-api""#;
+    says(
+        &rights.problems,
+        Reason::NotGrantable,
+        &["owner \"stranger\"", exact],
+    );
 }
 
 #[test]
