@@ -190,6 +190,7 @@ impl Existing<'_> {
                     "the marker in its comment has no object id",
                 )
             })?;
+        self.may_be_bound(&target, found)?;
         let before = self.bind(&target);
         let mut marker = Marker {
             object_id: target.to_string(),
@@ -221,6 +222,27 @@ impl Existing<'_> {
             after: opens.then_some(RoleStep::Open).into_iter().collect(),
             problem,
         }))
+    }
+
+    /// Who may edit the object chooses the identity, but not who gets the rights that others gave the role.
+    fn may_be_bound(&self, target: &ObjectId, found: &Marker) -> Result<(), Failure> {
+        let label = self.facts.label.as_ref();
+        // A label that somebody took away is put back; then the marker knows.
+        let bound = label.map_or_else(|| found.object_id(), |label| Some(label.object_id.clone()));
+        let stays = bound.as_ref() == Some(target);
+        if stays || self.desired.admin || gave_all(self.facts, &found.asked) {
+            return Ok(());
+        }
+        self.unprotected().map_err(|_| {
+            let was = bound.map_or_else(|| "none".to_owned(), |id| id.to_string());
+            self.denied(
+                Reason::RoleProtected,
+                &format!(
+                    "it has administrative rights that this object did not give, so it is not bound to \
+                     object id {target} instead of {was}: take them away, or declare {was} again"
+                ),
+            )
+        })
     }
 
     /// Binds the role, unless it is bound so.
