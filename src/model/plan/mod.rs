@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 mod adopt;
 mod claim;
 mod consent;
+mod leave;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -21,6 +22,7 @@ use consent::{Declared, declared};
 use token::token_work;
 
 pub use claim::gave_all;
+pub use leave::{Evidence, evidence};
 pub use token::not_ours;
 
 /// A `ConfigMap` with an object id is read again after this time.

@@ -35,7 +35,8 @@ async fn a_retained_role_stays_and_its_secret_goes() -> Result<()> {
     Ok(())
 }
 
-// Red when: settle_finalizer() does nothing; drop_role() in cleanup.rs does not ask whose the marker is.
+// Red when: settle_finalizer() does nothing; drop_role() in drop.rs does not ask whose the marker is, or
+// does not ask evidence().
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_role_goes_but_never_anothers() -> Result<()> {
     let world = World::start("drop").await?;
@@ -51,7 +52,22 @@ async fn a_dropped_role_goes_but_never_anothers() -> Result<()> {
     let plain = dropping(&world, "plain", "plain", BATCH_ID);
     world.apply(&plain).await?;
     world.not_ready("principal", "plain", "RoleExists").await?;
-    // A finalizer that somebody set does not change whose the role is.
+    // Neither a finalizer that somebody set nor a marker that somebody wrote changes whose the role is.
+    let uid = async |name: &str| -> Result<String> {
+        let object = world.get("principal", name).await?.unwrap_or_default();
+        Ok(object["metadata"]["uid"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned())
+    };
+    let forged = format!(
+        "DO $$DECLARE v text := shobj_description('importer'::regrole, 'pg_authid'); BEGIN
+         v := replace(replace(v, '{}', '{}'), format('\"%s\"', 'importer'::regrole::oid), format('\"%s\"', 'plain'::regrole::oid));
+         EXECUTE format('COMMENT ON ROLE plain IS %L', v); END$$",
+        uid("holder").await?,
+        uid("plain").await?
+    );
+    world.sql(&forged).await?;
     for name in ["loser", "plain"] {
         let finalizer = json!({"metadata": {"finalizers": ["entrapostgres.io/role"]}});
         world.patch("principal", name, &finalizer).await?;
