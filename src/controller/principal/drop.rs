@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::{DeletionPolicy, EntraPostgresPrincipal};
 use crate::controller::Context;
+use crate::model::desired::RESTORE;
 use crate::model::ending::ABANDON;
 use crate::model::marker::Marker;
 use crate::model::observed::MarkerOwner;
-use crate::model::plan::{Evidence, evidence, gave_all};
+use crate::model::plan::{Evidence, evidence, gave_all, restores, shut_by_others};
 use crate::model::{
     Asked, Class, Desired, DesiredServer, Failure, Interest, ObjectId, Reason, RoleFacts, RoleName,
     RoleStep, tenancy,
@@ -61,6 +62,7 @@ pub(super) async fn drop_role(
         None if is_remembered(recorded.as_ref(), &role) => {
             let marker = Marker {
                 role_oid: role.oid.to_string(),
+                restored: desired.restore.clone(),
                 ..Marker::new(
                     ctx.index.cluster_id(),
                     &desired.key,
@@ -86,6 +88,7 @@ pub(super) async fn drop_role(
     let labels = namespace_labels(&server, desired, ctx).await?;
     tenancy::check_deletion(&server, desired, &labels)?;
     not_protected(&server, desired, &role, given, ctx).await?;
+    not_shut(desired, &role, &marker)?;
     let target = heir.and_then(|heir| view.targets.get(heir));
     if target.is_some_and(|heir| heir.administrator) {
         return Err(heir_protected(desired));
@@ -209,6 +212,26 @@ fn heir_protected(desired: &Desired) -> Failure {
         desired.server
     );
     Failure::new(Class::Denied, Reason::RoleProtected, message)
+}
+
+/// Dropped and made again it could sign in: a kill switch that nobody would know of any more.
+fn not_shut(desired: &Desired, role: &RoleFacts, marker: &Marker) -> Result<(), Failure> {
+    if !shut_by_others(desired, role, marker) || restores(desired, marker) {
+        return Ok(());
+    }
+    let message = format!(
+        "role {:?} on server {} is not dropped: a database administrator set it to NOLOGIN, and made \
+         again it could sign in. They drop it or set it to LOGIN, or annotation {RESTORE} of the \
+         EntraPostgresPrincipal gets a new value; annotation {ABANDON}: \"true\" leaves the role as it \
+         is on the server",
+        desired.role.as_str(),
+        desired.server
+    );
+    Err(Failure::new(
+        Class::Denied,
+        Reason::LoginDisabledOnServer,
+        message,
+    ))
 }
 
 /// A role that has become an administrator's, or has got administrative rights that its object did not

@@ -104,6 +104,17 @@ pub fn gave_all(facts: &RoleFacts, asked: &Asked) -> bool {
     !administrator && (!attributes.create_role || made_creator) && (!privileged || by_memberships)
 }
 
+/// Whether somebody else keeps a role from signing in that shall: a database administrator's kill switch.
+pub fn shut_by_others(desired: &Desired, facts: &RoleFacts, marker: &Marker) -> bool {
+    let by_us = marker.closed || marker.asked.attributes.contains("login");
+    desired.attributes.login && !facts.can_login && !by_us
+}
+
+/// Whether annotation `entrapostgres.io/restore` has a value that was not obeyed yet.
+pub fn restores(desired: &Desired, marker: &Marker) -> bool {
+    desired.restore.is_some() && desired.restore != marker.restored
+}
+
 /// What an object asks for that may be administrative.
 pub(super) fn declares(desired: &Desired) -> Asked {
     let creator = desired.attributes.create_role == Some(true);
@@ -197,17 +208,17 @@ impl Existing<'_> {
             closed: false,
             ..found.clone()
         };
-        let shut = desired.attributes.login && !self.facts.can_login;
-        let by_us = found.closed || found.asked.attributes.contains("login");
-        let restore = desired.restore.is_some() && desired.restore != found.restored;
+        let shut = shut_by_others(desired, self.facts, found);
+        let restore = restores(desired, found);
         if restore {
             marker.restored.clone_from(&desired.restore);
         }
         if found.closed && !desired.attributes.login {
             marker.asked.attributes.insert("login".to_owned());
         }
-        let opens = shut && (found.closed || (restore && !by_us));
-        let problem = (shut && !by_us && !restore).then(|| {
+        let reopens = found.closed && desired.attributes.login && !self.facts.can_login;
+        let opens = reopens || (shut && restore);
+        let problem = (shut && !restore).then(|| {
             self.denied(
                 Reason::LoginDisabledOnServer,
                 &format!(

@@ -21,7 +21,7 @@ use claim::{Claim, Existing, not_in_use};
 use consent::{Declared, declared};
 use token::token_work;
 
-pub use claim::gave_all;
+pub use claim::{gave_all, restores, shut_by_others};
 pub use leave::{Evidence, evidence};
 pub use token::not_ours;
 

@@ -140,6 +140,37 @@ async fn a_role_that_became_privileged_is_not_dropped() -> Result<()> {
     Ok(())
 }
 
+// Red when: drop_role() in drop.rs does not ask not_shut(): deleted and applied again it could sign in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_a_dba_closed_is_not_dropped_in_silence() -> Result<()> {
+    let world = World::start("drop_shut").await?;
+    world
+        .apply(&dropping(&world, "shut", "importer", IMPORTER_ID))
+        .await?;
+    world.ready("principal", "shut").await?;
+    world.sql("ALTER ROLE importer NOLOGIN").await?;
+    world.delete("principal", "shut").await?;
+    let object = world
+        .wait("principal", "shut", "is not dropped", |object| {
+            object.is_null()
+                || condition(object, "Ready")
+                    .message
+                    .contains("is not dropped")
+        })
+        .await?;
+    let ready = condition(&object, "Ready");
+    assert_eq!(ready.reason, "LoginDisabledOnServer", "{object:#}");
+    for annotation in ["entrapostgres.io/restore", "entrapostgres.io/abandon"] {
+        assert!(ready.message.contains(annotation), "{}", ready.message);
+    }
+    assert!(exists(&world, "importer").await?);
+    let consent = json!({"metadata": {"annotations": {"entrapostgres.io/restore": "1"}}});
+    world.patch("principal", "shut", &consent).await?;
+    gone(&world, "shut").await?;
+    assert!(!exists(&world, "importer").await?);
+    Ok(())
+}
+
 // Red when: judge() in postgres/drop.rs leaves out owner() or in_use(); close() does not set NOLOGIN.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_owns_something_or_is_signed_in_waits_and_says_so() -> Result<()> {
