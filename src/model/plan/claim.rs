@@ -147,9 +147,14 @@ impl Existing<'_> {
         found: Option<&Marker>,
         marker: &dyn Fn(Option<&ObjectId>) -> Marker,
     ) -> Result<Claim, Failure> {
+        // What was written for a role with another oid makes nothing ours, but still warns us off: a
+        // logical migration brings comments along, and their owners live.
+        let valid = found.is_some_and(|found| found.is_of(self.facts.oid));
         match (self.observed.marker_owner, found) {
-            (Some(MarkerOwner::Us), Some(found)) if self.is_borne_out(found) => self.keep(found),
-            (Some(MarkerOwner::Gone | MarkerOwner::FormerCluster), Some(found)) => {
+            (Some(MarkerOwner::Us), Some(found)) if valid && self.is_borne_out(found) => {
+                self.keep(found)
+            }
+            (Some(MarkerOwner::Gone | MarkerOwner::FormerCluster), Some(found)) if valid => {
                 let taken = self.take_over(found, marker);
                 // It was not made for this object, and its own is gone.
                 taken.or_else(|failure| match self.desired.adoption {

@@ -235,7 +235,6 @@ fn role_work(desired: &Desired, observed: &Observed, cluster: &str) -> Result<Ro
         literal: allowance.literal,
     };
     let found = facts.comment.as_deref().and_then(Marker::parse);
-    let found = found.filter(|marker| marker.is_of(facts.oid));
     match existing.claim(found.as_ref(), &marker)? {
         Claim::AfterToken => Ok(RoleWork::AfterToken),
         Claim::Ours(ours) => {
