@@ -197,7 +197,8 @@ fn a_server_is_woken_when_somebody_begins_or_ends_to_need_it() {
         ("Retain", &[][..], true),
         ("Retain", &["somebody.example/else"], false),
         ("Drop", &[], true),
-        ("Drop", &["entrapostgres.io/role"], true),
+        // It needs the server as before.
+        ("Drop", &["entrapostgres.io/role"], false),
         // Until it is let go.
         ("Retain", &["entrapostgres.io/role"], false),
         ("Retain", &[], true),
