@@ -23,9 +23,10 @@ pub struct Stake {
 enum Need {
     /// Its role stays, or it never got one that would be dropped.
     Nothing,
-    /// It asks for a role that is dropped in the end, and has none yet.
+    /// It asks for a role that is dropped in the end, or has our finalizer, which anybody can write; the
+    /// status knows of no role yet.
     IfTenant,
-    /// It has, or may have, a role that is dropped in the end.
+    /// It has a role that is dropped in the end.
     Server,
 }
 
@@ -37,20 +38,18 @@ impl Stake {
         let deleted = object.metadata.deletion_timestamp.is_some();
         let spec = &object.spec;
         let drops = spec.deletion_policy != DeletionPolicy::Retain && spec.mode == Mode::Apply;
-        let need = if held || drops && has_role && !deleted {
-            Need::Server
-        } else if drops && !deleted {
-            Need::IfTenant
-        } else {
+        let need = match held || drops && !deleted {
+            true if has_role => Need::Server,
+            true => Need::IfTenant,
             // What is being deleted without our finalizer is held by others, and leaves its role.
-            Need::Nothing
+            false => Need::Nothing,
         };
         Self { need, deleted }
     }
 
     /// Whether the server must stay for it. Whoever may write a principal anywhere does not hold the
-    /// servers of others: in a namespace that no tenant entry can mean it counts only with a role or
-    /// finalizer. `server`: `None` if it cannot be read.
+    /// servers of others: in a namespace that no tenant entry can mean it counts only with a role.
+    /// `server`: `None` if it cannot be read.
     pub fn needs(self, namespace: &str, server: Option<&DesiredServer>) -> bool {
         match self.need {
             Need::Nothing => false,
@@ -169,7 +168,7 @@ mod tests {
         json!([{"namespaces": namespaces, "principalTypes": ["Group"], "roleNames": ["*"]}])
     }
 
-    // Red when: needs() leaves out one of policy, finalizer, role or tenants.
+    // Red when: of() and needs() leave out one of policy, finalizer, role or tenants.
     #[test]
     fn a_server_is_needed_by_who_drops_or_is_held_and_by_no_stranger() {
         let ours = server(&tenant(&json!({"names": ["orders"]})));
@@ -181,16 +180,26 @@ mod tests {
             ("Retain", false, &json!({"role": true}), Some(&ours), false),
             // It was Drop before, and its finalizer is still there.
             ("Retain", true, &none, Some(&ours), true),
+            ("Retain", true, &json!({"role": true}), Some(&others), true),
             ("Drop", false, &none, Some(&ours), true),
             ("Drop", false, &none, Some(&labelled), true),
             ("Drop", false, &none, None, true),
             ("Drop", true, &json!({"deleted": true}), Some(&ours), true),
             // Somebody else holds it; its role stays.
             ("Drop", false, &json!({"deleted": true}), Some(&ours), false),
-            // A stranger; one that was a tenant once.
+            // A stranger, who may write the finalizer too; one that was a tenant once.
             ("Drop", false, &none, Some(&others), false),
+            ("Drop", true, &none, Some(&others), false),
+            ("Retain", true, &none, Some(&others), false),
+            (
+                "Drop",
+                true,
+                &json!({"deleted": true}),
+                Some(&others),
+                false,
+            ),
             ("Drop", false, &json!({"role": true}), Some(&others), true),
-            ("Drop", true, &none, Some(&others), true),
+            ("Drop", true, &json!({"role": true}), Some(&others), true),
         ] {
             let object = principal("api", policy, extra);
             let stake = Stake::of(&object, held);

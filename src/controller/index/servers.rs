@@ -86,6 +86,16 @@ impl Index {
         objects.filter(needs).cloned().collect()
     }
 
+    /// The principals of a server that have our finalizer, by name.
+    pub fn held(&self, server: &ObjectKey) -> Vec<Arc<EntraPostgresPrincipal>> {
+        let state = self.lock();
+        let keys = state.by_server.get(server).into_iter().flatten();
+        let objects = keys.filter_map(|key| state.principals.get(key));
+        let held =
+            |object: &&Arc<EntraPostgresPrincipal>| state.holds(object.metadata.uid.as_deref());
+        objects.filter(held).cloned().collect()
+    }
+
     /// Whether our finalizer is on an object: as we last wrote it, or else as the watch has it.
     pub fn holds(&self, object: &impl Held) -> bool {
         self.lock().holds(object.meta().uid.as_deref())

@@ -120,15 +120,6 @@ impl State {
         finalizer.is_some_and(|finalizer| finalizer.is_there())
     }
 
-    /// Whether two server objects speak of one server; so they might while one cannot be read.
-    pub(super) fn may_be_one(&self, one: &ObjectKey, other: &ObjectKey) -> bool {
-        let parsed = |key| self.servers.get(key).map(|server| &server.parsed);
-        match (parsed(one), parsed(other)) {
-            (Some(Ok(one)), Some(Ok(other))) => one.host == other.host && one.port == other.port,
-            _ => true,
-        }
-    }
-
     pub(super) fn has_verified(&self, principal: &ObjectKey, version: &(String, String)) -> bool {
         let uid = self
             .principals

@@ -49,23 +49,24 @@ fn add_server(index: &Index, name: &str, host: &str) {
     index.upsert_server(&Arc::new(object), parsed);
 }
 
+// Red when: marker_owner() compares server objects: hosts may differ as text and be one server.
 #[test]
 fn a_role_has_one_owner_whichever_server_object_it_is_reached_by() {
     let index = index();
     add_server(&index, "one", "shared");
     add_server(&index, "alias", "shared");
-    add_server(&index, "copy", "restored");
+    add_server(&index, "name", "shared-by-another-name");
     let owner = principal("u1", "one", &Value::Null);
     index.upsert_principal(&owner);
     let marker = Marker::new("here", &key_of(owner.as_ref()), "u1", None);
-    for (server, expected) in [
-        ("alias", MarkerOwner::Other),
-        ("copy", MarkerOwner::Gone),
-        ("unknown", MarkerOwner::Other),
-    ] {
+    for server in ["alias", "name", "unknown"] {
         let other = Desired::parse(&principal("u2", server, &Value::Null)).expect("parses");
-        assert_eq!(index.marker_owner(&other, &marker), expected, "{server}");
+        let owner = index.marker_owner(&other, &marker);
+        assert_eq!(owner, MarkerOwner::Other, "{server}");
     }
+    let other = Desired::parse(&principal("u2", "alias", &Value::Null)).expect("parses");
+    let before = Marker::new("here", &key_of(owner.as_ref()), "u0", None);
+    assert_eq!(index.marker_owner(&other, &before), MarkerOwner::Gone);
 }
 
 #[test]
@@ -196,7 +197,8 @@ fn a_server_is_woken_when_somebody_begins_or_ends_to_need_it() {
         ("Retain", &[][..], true),
         ("Retain", &["somebody.example/else"], false),
         ("Drop", &[], true),
-        ("Drop", &["entrapostgres.io/role"], true),
+        // It needs the server as before.
+        ("Drop", &["entrapostgres.io/role"], false),
         // Until it is let go.
         ("Retain", &["entrapostgres.io/role"], false),
         ("Retain", &[], true),

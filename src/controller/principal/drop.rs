@@ -5,17 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::{DeletionPolicy, EntraPostgresPrincipal};
 use crate::controller::Context;
+use crate::model::desired::RESTORE;
 use crate::model::ending::ABANDON;
 use crate::model::marker::Marker;
 use crate::model::observed::MarkerOwner;
-use crate::model::plan::gave_all;
+use crate::model::plan::{Evidence, evidence, gave_all, restores, shut_by_others};
 use crate::model::{
-    Class, Desired, DesiredServer, Failure, Interest, ObjectId, Reason, RoleFacts, RoleName,
+    Asked, Class, Desired, DesiredServer, Failure, Interest, ObjectId, Reason, RoleFacts, RoleName,
     RoleStep, tenancy,
 };
 use crate::postgres::{Cleared, DropOutcome, Session, Trust};
 
-use super::observe::{allowance, namespace_labels};
+use super::observe::{allowance, namespace_labels, record};
 
 /// How a deletion ended.
 pub(super) enum Ended {
@@ -48,29 +49,46 @@ pub(super) async fn drop_role(
     let Some(role) = view.role else {
         return Ok(Ended::Gone);
     };
+    let recorded = record(object, ctx).object_id;
     let found = role.comment.as_deref().and_then(Marker::parse);
     let found = found.filter(|marker| marker.is_of(role.oid));
-    let marker = match found {
-        Some(marker) if ctx.index.marker_owner(desired, &marker) == MarkerOwner::Us => marker,
-        None if is_remembered(object, &role) => {
-            let id = role.label.as_ref().map(|label| &label.object_id);
-            let marker = Marker::new(ctx.index.cluster_id(), &desired.key, &desired.uid, id);
+    let found = found.map(|marker| {
+        let ours = ctx.index.marker_owner(desired, &marker) == MarkerOwner::Us;
+        let evidence = evidence(&role, &marker, recorded.as_ref()).filter(|_| ours);
+        (marker, evidence)
+    });
+    let (marker, evidence) = match found {
+        Some((marker, Some(evidence))) => (marker, evidence),
+        None if is_remembered(recorded.as_ref(), &role) => {
+            let marker = Marker {
+                role_oid: role.oid.to_string(),
+                restored: desired.restore.clone(),
+                ..Marker::new(
+                    ctx.index.cluster_id(),
+                    &desired.key,
+                    &desired.uid,
+                    recorded.as_ref(),
+                )
+            };
             let mark = [RoleStep::Mark(marker.to_comment())];
             session.apply(&desired.role, &mark, &interest).await?;
-            marker
+            (marker, Evidence::Whole)
         }
         // Never touched: what is there now was not made for this object.
         _ => {
             return Ok(Ended::Left(format!(
-                "role {:?} stays on server {}: its comment does not carry the marker of this object",
+                "role {:?} stays on server {}: its comment, its Entra label and status.role of this \
+                 object do not agree that it is this object's",
                 desired.role.as_str(),
                 desired.server
             )));
         }
     };
+    let given = (evidence == Evidence::Whole).then_some(&marker.asked);
     let labels = namespace_labels(&server, desired, ctx).await?;
     tenancy::check_deletion(&server, desired, &labels)?;
-    not_protected(&server, desired, &role, &marker, ctx).await?;
+    not_protected(&server, desired, &role, given, ctx).await?;
+    not_shut(desired, &role, &marker)?;
     let target = heir.and_then(|heir| view.targets.get(heir));
     if target.is_some_and(|heir| heir.administrator) {
         return Err(heir_protected(desired));
@@ -87,12 +105,10 @@ fn heir(desired: &Desired) -> Option<&RoleName> {
 }
 
 /// A marker that somebody took away: the status and the label still agree.
-fn is_remembered(object: &EntraPostgresPrincipal, role: &RoleFacts) -> bool {
-    let status = object.status.as_ref();
-    let recorded = status.and_then(|status| ObjectId::parse(&status.role.as_ref()?.object_id));
+fn is_remembered(recorded: Option<&ObjectId>, role: &RoleFacts) -> bool {
     let label = role.label.as_ref().map(|label| &label.object_id);
     let marker = role.comment.as_deref().and_then(Marker::parse);
-    recorded.is_some() && recorded.as_ref() == label && marker.is_none()
+    recorded.is_some() && recorded == label && marker.is_none()
 }
 
 async fn clear_and_drop(session: &Session, desired: &Desired) -> Result<(), Failure> {
@@ -198,20 +214,41 @@ fn heir_protected(desired: &Desired) -> Failure {
     Failure::new(Class::Denied, Reason::RoleProtected, message)
 }
 
+/// Dropped and made again it could sign in: a kill switch that nobody would know of any more.
+fn not_shut(desired: &Desired, role: &RoleFacts, marker: &Marker) -> Result<(), Failure> {
+    if !shut_by_others(desired, role, marker) || restores(desired, marker) {
+        return Ok(());
+    }
+    let message = format!(
+        "role {:?} on server {} is not dropped: a database administrator set it to NOLOGIN, and made \
+         again it could sign in. They drop it or set it to LOGIN, or annotation {RESTORE} of the \
+         EntraPostgresPrincipal gets a new value; annotation {ABANDON}: \"true\" leaves the role as it \
+         is on the server",
+        desired.role.as_str(),
+        desired.server
+    );
+    Err(Failure::new(
+        Class::Denied,
+        Reason::LoginDisabledOnServer,
+        message,
+    ))
+}
+
 /// A role that has become an administrator's, or has got administrative rights that its object did not
 /// ask for, is dropped only if the server's owner names it literally, or if it was declared an
-/// administrator.
+/// administrator. `given`: what the object asked for; `None`: that is not sure, nor is the declaration
+/// worth anything.
 async fn not_protected(
     server: &DesiredServer,
     desired: &Desired,
     role: &RoleFacts,
-    marker: &Marker,
+    given: Option<&Asked>,
     ctx: &Context,
 ) -> Result<(), Failure> {
     let label = role.label.as_ref();
     let administrator = label.is_some_and(|label| label.admin);
     let has = administrator || role.is_administrative();
-    if desired.admin || !has || gave_all(role, &marker.asked) {
+    if !has || given.is_some_and(|given| desired.admin || gave_all(role, given)) {
         return Ok(());
     }
     let literal = allowance(server, desired, ctx).await?.literal;

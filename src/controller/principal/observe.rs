@@ -335,7 +335,7 @@ async fn content(
     Ok(Some((read.meta, content)))
 }
 
-fn record(object: &EntraPostgresPrincipal, ctx: &Context) -> Record {
+pub(super) fn record(object: &EntraPostgresPrincipal, ctx: &Context) -> Record {
     let role = ctx.index.status(object).role;
     Record {
         object_id: role

@@ -75,10 +75,7 @@ async fn let_go(
 
 /// Takes our finalizer from every principal of the server; their roles stay.
 async fn release_all(server: &ObjectKey, ctx: &Context) -> Result<(), Failure> {
-    let held = ctx.index.needing(server).into_iter();
-    let held: Vec<_> = held
-        .filter(|object| ctx.index.holds(object.as_ref()))
-        .collect();
+    let held = ctx.index.held(server);
     let outcomes: Vec<Result<(), Failure>> = stream::iter(held)
         .map(async |object| release(&object, server, ctx).await)
         .buffer_unordered(AT_ONCE)

@@ -98,6 +98,17 @@ pub fn gave_all(facts: &RoleFacts, asked: &Asked) -> bool {
         && joined.all(|role| asked.member_of.contains(role.as_str()))
 }
 
+/// Whether somebody else keeps a role from signing in that shall: a database administrator's kill switch.
+pub fn shut_by_others(desired: &Desired, facts: &RoleFacts, marker: &Marker) -> bool {
+    let by_us = marker.closed || marker.asked.attributes.contains("login");
+    desired.attributes.login && !facts.can_login && !by_us
+}
+
+/// Whether annotation `entrapostgres.io/restore` has a value that was not obeyed yet.
+pub fn restores(desired: &Desired, marker: &Marker) -> bool {
+    desired.restore.is_some() && desired.restore != marker.restored
+}
+
 /// What an object asks for that may be administrative.
 pub(super) fn declares(desired: &Desired) -> Asked {
     let creator = desired.attributes.create_role == Some(true);
@@ -130,9 +141,14 @@ impl Existing<'_> {
         found: Option<&Marker>,
         marker: &dyn Fn(Option<&ObjectId>) -> Marker,
     ) -> Result<Claim, Failure> {
+        // What was written for a role with another oid makes nothing ours, but still warns us off: a
+        // logical migration brings comments along, and their owners live.
+        let valid = found.is_some_and(|found| found.is_of(self.facts.oid));
         match (self.observed.marker_owner, found) {
-            (Some(MarkerOwner::Us), Some(found)) if self.is_borne_out(found) => self.keep(found),
-            (Some(MarkerOwner::Gone | MarkerOwner::FormerCluster), Some(found)) => {
+            (Some(MarkerOwner::Us), Some(found)) if valid && self.is_borne_out(found) => {
+                self.keep(found)
+            }
+            (Some(MarkerOwner::Gone | MarkerOwner::FormerCluster), Some(found)) if valid => {
                 let taken = self.take_over(found, marker);
                 // It was not made for this object, and its own is gone.
                 taken.or_else(|failure| match self.desired.adoption {
@@ -184,23 +200,24 @@ impl Existing<'_> {
                     "the marker in its comment has no object id",
                 )
             })?;
+        self.may_be_bound(&target, found)?;
         let before = self.bind(&target);
         let mut marker = Marker {
             object_id: target.to_string(),
             closed: false,
             ..found.clone()
         };
-        let shut = desired.attributes.login && !self.facts.can_login;
-        let by_us = found.closed || found.asked.attributes.contains("login");
-        let restore = desired.restore.is_some() && desired.restore != found.restored;
+        let shut = shut_by_others(desired, self.facts, found);
+        let restore = restores(desired, found);
         if restore {
             marker.restored.clone_from(&desired.restore);
         }
         if found.closed && !desired.attributes.login {
             marker.asked.attributes.insert("login".to_owned());
         }
-        let opens = shut && (found.closed || (restore && !by_us));
-        let problem = (shut && !by_us && !restore).then(|| {
+        let reopens = found.closed && desired.attributes.login && !self.facts.can_login;
+        let opens = reopens || (shut && restore);
+        let problem = (shut && !restore).then(|| {
             self.denied(
                 Reason::LoginDisabledOnServer,
                 &format!(
@@ -215,6 +232,27 @@ impl Existing<'_> {
             after: opens.then_some(RoleStep::Open).into_iter().collect(),
             problem,
         }))
+    }
+
+    /// Who may edit the object chooses the identity, but not who gets the rights that others gave the role.
+    fn may_be_bound(&self, target: &ObjectId, found: &Marker) -> Result<(), Failure> {
+        let label = self.facts.label.as_ref();
+        // A label that somebody took away is put back; then the marker knows.
+        let bound = label.map_or_else(|| found.object_id(), |label| Some(label.object_id.clone()));
+        let stays = bound.as_ref() == Some(target);
+        if stays || self.desired.admin || gave_all(self.facts, &found.asked) {
+            return Ok(());
+        }
+        self.unprotected().map_err(|_| {
+            let was = bound.map_or_else(|| "none".to_owned(), |id| id.to_string());
+            self.denied(
+                Reason::RoleProtected,
+                &format!(
+                    "it has administrative rights that this object did not give, so it is not bound to \
+                     object id {target} instead of {was}: take them away, or declare {was} again"
+                ),
+            )
+        })
     }
 
     /// Binds the role, unless it is bound so.

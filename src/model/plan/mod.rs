@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 mod adopt;
 mod claim;
 mod consent;
+mod leave;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -20,7 +21,8 @@ use claim::{Claim, Existing, not_in_use};
 use consent::{Declared, declared};
 use token::token_work;
 
-pub use claim::gave_all;
+pub use claim::{gave_all, restores, shut_by_others};
+pub use leave::{Evidence, evidence};
 pub use token::not_ours;
 
 /// A `ConfigMap` with an object id is read again after this time.
@@ -233,7 +235,6 @@ fn role_work(desired: &Desired, observed: &Observed, cluster: &str) -> Result<Ro
         literal: allowance.literal,
     };
     let found = facts.comment.as_deref().and_then(Marker::parse);
-    let found = found.filter(|marker| marker.is_of(facts.oid));
     match existing.claim(found.as_ref(), &marker)? {
         Claim::AfterToken => Ok(RoleWork::AfterToken),
         Claim::Ours(ours) => {

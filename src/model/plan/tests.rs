@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
-use super::{Plan, RoleWork, Steps, TokenStep, not_ours, plan};
+use super::{Evidence, Plan, RoleWork, Steps, TokenStep, evidence, not_ours, plan};
 use crate::api::{Adoption, Identity, PrincipalType, TokenSecret, VerifyLogin};
 use crate::model::marker::{CLOSED, Marker};
 use crate::model::observed::{Hold, Login, MarkerOwner, Observed, Record};

@@ -70,7 +70,8 @@ async fn only_memberships_that_lead_to_administrative_rights_hold_a_drop() -> Re
     gone(&world, "deep").await
 }
 
-// Red when: settle_finalizer() does nothing; drop_role() in cleanup.rs does not ask whose the marker is.
+// Red when: settle_finalizer() does nothing; drop_role() in drop.rs does not ask whose the marker is, or
+// does not ask evidence().
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_role_goes_but_never_anothers() -> Result<()> {
     let world = World::start("drop").await?;
@@ -86,7 +87,22 @@ async fn a_dropped_role_goes_but_never_anothers() -> Result<()> {
     let plain = dropping(&world, "plain", "plain", BATCH_ID);
     world.apply(&plain).await?;
     world.not_ready("principal", "plain", "RoleExists").await?;
-    // A finalizer that somebody set does not change whose the role is.
+    // Neither a finalizer that somebody set nor a marker that somebody wrote changes whose the role is.
+    let uid = async |name: &str| -> Result<String> {
+        let object = world.get("principal", name).await?.unwrap_or_default();
+        Ok(object["metadata"]["uid"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned())
+    };
+    let forged = format!(
+        "DO $$DECLARE v text := shobj_description('importer'::regrole, 'pg_authid'); BEGIN
+         v := replace(replace(v, '{}', '{}'), format('\"%s\"', 'importer'::regrole::oid), format('\"%s\"', 'plain'::regrole::oid));
+         EXECUTE format('COMMENT ON ROLE plain IS %L', v); END$$",
+        uid("holder").await?,
+        uid("plain").await?
+    );
+    world.sql(&forged).await?;
     for name in ["loser", "plain"] {
         let finalizer = json!({"metadata": {"finalizers": ["entrapostgres.io/role"]}});
         world.patch("principal", name, &finalizer).await?;
@@ -155,6 +171,37 @@ async fn a_role_that_became_privileged_is_not_dropped() -> Result<()> {
     assert!(exists(&world, "importer").await?);
     world.sql("ALTER ROLE importer NOCREATEROLE").await?;
     gone(&world, "grown").await?;
+    assert!(!exists(&world, "importer").await?);
+    Ok(())
+}
+
+// Red when: drop_role() in drop.rs does not ask not_shut(): deleted and applied again it could sign in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_a_dba_closed_is_not_dropped_in_silence() -> Result<()> {
+    let world = World::start("drop_shut").await?;
+    world
+        .apply(&dropping(&world, "shut", "importer", IMPORTER_ID))
+        .await?;
+    world.ready("principal", "shut").await?;
+    world.sql("ALTER ROLE importer NOLOGIN").await?;
+    world.delete("principal", "shut").await?;
+    let object = world
+        .wait("principal", "shut", "is not dropped", |object| {
+            object.is_null()
+                || condition(object, "Ready")
+                    .message
+                    .contains("is not dropped")
+        })
+        .await?;
+    let ready = condition(&object, "Ready");
+    assert_eq!(ready.reason, "LoginDisabledOnServer", "{object:#}");
+    for annotation in ["entrapostgres.io/restore", "entrapostgres.io/abandon"] {
+        assert!(ready.message.contains(annotation), "{}", ready.message);
+    }
+    assert!(exists(&world, "importer").await?);
+    let consent = json!({"metadata": {"annotations": {"entrapostgres.io/restore": "1"}}});
+    world.patch("principal", "shut", &consent).await?;
+    gone(&world, "shut").await?;
     assert!(!exists(&world, "importer").await?);
     Ok(())
 }

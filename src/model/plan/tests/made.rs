@@ -146,6 +146,66 @@ fn a_changed_object_id_in_the_spec_is_the_consent_to_bind_anew() {
     );
 }
 
+// Red when: keep() does not ask may_be_bound(), or that does not ask gave_all() or the allowance.
+#[test]
+fn consent_does_not_hand_rights_that_others_gave_to_another_identity() {
+    let creator = Attributes {
+        create_role: true,
+        ..Attributes::default()
+    };
+    let member = BTreeMap::from([(name("pg_monitor"), BTreeSet::new())]);
+    let consent = Desired {
+        object_id: Some(id(OTHER)),
+        ..desired()
+    };
+    let marked = |asked: Asked| Marker {
+        asked,
+        ..Marker::parse(&facts().comment.unwrap_or_default()).expect("a marker")
+    };
+    let gave = Asked {
+        attributes: BTreeSet::from(["createRole".to_owned()]),
+        member_of: BTreeSet::from(["pg_monitor".to_owned()]),
+        ..Asked::default()
+    };
+    for grown in [
+        RoleFacts {
+            attributes: creator,
+            ..facts()
+        },
+        RoleFacts {
+            privileged: true,
+            memberships: member,
+            ..facts()
+        },
+    ] {
+        let found = |facts: &RoleFacts, literal| Observed {
+            allowance: Ok(Allowance { literal }),
+            ..there(facts.clone(), Some(MarkerOwner::Us))
+        };
+        assert_eq!(
+            role(&consent, &found(&grown, false)),
+            Err(Reason::RoleProtected)
+        );
+        assert!(role(&consent, &found(&grown, true)).is_ok());
+        // Whose it is keeps it, with a label that somebody took away too.
+        assert!(role(&desired(), &found(&grown, false)).is_ok());
+        let bare = RoleFacts {
+            label: None,
+            ..grown.clone()
+        };
+        assert!(role(&desired(), &found(&bare, false)).is_ok());
+        assert_eq!(
+            role(&consent, &found(&bare, false)),
+            Err(Reason::RoleProtected)
+        );
+        let by_us = RoleFacts {
+            comment: Some(marked(gave.clone()).to_comment()),
+            ..grown
+        };
+        assert!(role(&consent, &found(&by_us, false)).is_ok());
+    }
+}
+
 #[test]
 fn what_the_server_does_not_give_stops_both_halves() {
     let refusal = Failure::new(Class::Denied, Reason::NotAllowedByServer, "");

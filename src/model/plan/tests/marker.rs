@@ -222,6 +222,32 @@ fn a_role_with_rights_that_its_object_gave_is_known_without_a_status() {
     assert_eq!(us(administrator), protected);
 }
 
+// Red when: evidence() believes a marker that neither label nor status bears out, or that one gainsays.
+#[test]
+fn a_role_goes_with_its_object_only_if_more_than_the_comment_says_so() {
+    let marker = Marker::parse(&facts().comment.unwrap_or_default()).expect("a marker");
+    for (bound, recorded, expected) in [
+        (Some(OURS), Some(OURS), Some(Evidence::Whole)),
+        // Killed before the status was written; the label was taken away by hand.
+        (Some(OURS), None, Some(Evidence::Partial)),
+        (None, Some(OURS), Some(Evidence::Partial)),
+        // The comment alone, and against the label or the status.
+        (None, None, None),
+        (Some(OTHER), Some(OURS), None),
+        (Some(OTHER), None, None),
+        (Some(OURS), Some(OTHER), None),
+        (None, Some(OTHER), None),
+    ] {
+        let facts = RoleFacts {
+            label: bound.map(label),
+            ..facts()
+        };
+        let recorded = recorded.map(id);
+        let found = evidence(&facts, &marker, recorded.as_ref());
+        assert_eq!(found, expected, "{bound:?} {recorded:?}");
+    }
+}
+
 #[test]
 fn a_status_alone_does_not_give_a_protected_role() {
     let admin = EntraLabel {

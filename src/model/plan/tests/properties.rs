@@ -15,12 +15,20 @@ fn any_label() -> impl Strategy<Value = Option<EntraLabel>> {
 }
 
 proptest! {
-    /// Whatever drifted on a role of ours: after the steps the plan is empty.
+    /// Whatever drifted on a role of ours and may be put back: after the steps the plan is empty.
     #[test]
     fn the_plan_after_the_plan_is_empty(label in any_label(), consent in any::<bool>()) {
         let object_id = consent.then(|| id(OTHER));
         let desired = Desired { object_id, ..desired() };
+        let target = id(if consent { OTHER } else { OURS });
         let mut now = RoleFacts { label, ..facts() };
+        // What was made an administrator of another identity is for nobody else.
+        let boss = now.label.as_ref().filter(|label| label.admin);
+        if boss.is_some_and(|label| label.object_id != target) {
+            let decided = role(&desired, &there(now, Some(MarkerOwner::Us)));
+            prop_assert_eq!(decided, Err(Reason::RoleProtected));
+            return Ok(());
+        }
         for step in steps(&desired, &there(now.clone(), Some(MarkerOwner::Us))) {
             match step {
                 RoleStep::Label { object_id, kind, admin, mfa } => {

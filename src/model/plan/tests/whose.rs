@@ -329,7 +329,7 @@ fn a_server_that_ends_gives_nobody_a_role_and_keeps_those_that_are_there() {
     assert!(matches!(plan.token, Ok(Some(TokenStep::Renew { .. }))));
 }
 
-// Red when: role_work() does not ask is_of(): a comment can be copied to a role that somebody made under
+// Red when: claim() does not ask is_of(): a comment can be copied to a role that somebody made under
 // the name of ours, whose password they know.
 #[test]
 fn a_marker_that_was_copied_to_another_role_is_none() {
@@ -352,6 +352,28 @@ fn a_marker_that_was_copied_to_another_role_is_none() {
     let expected = facts().comment.unwrap_or_default();
     let expected = expected.replace("\"roleOid\":\"1\"", "\"roleOid\":\"2\"");
     assert_eq!(steps(&desired(), &observed), [RoleStep::Mark(expected)]);
+}
+
+// Red when: claim() asks is_of() of every marker: pg_dumpall brings comments to roles with other oids.
+#[test]
+fn a_migrated_role_is_still_another_owners() {
+    let migrated = RoleFacts { oid: 2, ..facts() };
+    for (owner, reason) in [
+        (MarkerOwner::Other, Some(Reason::RoleOwnedByOther)),
+        (
+            MarkerOwner::OtherCluster,
+            Some(Reason::RoleOwnedByOtherCluster),
+        ),
+        // Nobody else is left to claim it.
+        (MarkerOwner::Gone, None),
+        (MarkerOwner::FormerCluster, None),
+    ] {
+        let observed = there(migrated.clone(), Some(owner));
+        assert_eq!(role(&any(), &observed).err(), reason, "{owner:?}");
+        // What it had asked for is not taken over: only adoption makes it ours.
+        let refused = role(&desired(), &observed).err();
+        assert_eq!(refused, reason.or(Some(Reason::RoleExists)), "{owner:?}");
+    }
 }
 
 // Red when: unprotected() lets a role with CREATEROLE be adopted because that is declared.
