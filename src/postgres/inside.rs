@@ -18,7 +18,7 @@ use super::databases::{HOME, Place};
 use super::dial::{Refusal, dial};
 use super::grant;
 use super::serve::PIPELINE;
-use super::session::Applied;
+use super::session::{Applied, Interests};
 use super::worker::{End, Slot, Worker};
 
 /// A question about a database.
@@ -92,6 +92,15 @@ impl Errand {
             Self::Clear(clear) => !clear.reply.is_closed(),
         }
     }
+}
+
+/// Who is interested in that database, and in what.
+fn interested_in<'a>(
+    interests: &'a Interests,
+    database: &'a str,
+) -> impl Iterator<Item = (&'a RoleName, &'a DatabaseInterest)> {
+    let of_each = interests.iter();
+    of_each.filter_map(move |(role, interest)| Some((role, interest.databases.get(database)?)))
 }
 
 impl Worker {
@@ -294,11 +303,9 @@ impl Worker {
         let interests = self.shared.interests();
         let mut roles = BTreeSet::new();
         let mut whole = DatabaseInterest::default();
-        for (role, interest) in interests.iter() {
-            if let Some(interest) = interest.databases.get(database) {
-                roles.insert(role.clone());
-                whole.extend(interest);
-            }
+        for (role, interest) in interested_in(&interests, database) {
+            roles.insert(role.clone());
+            whole.extend(interest);
         }
         (roles, whole)
     }
@@ -453,10 +460,7 @@ impl Worker {
                     None => answer.doubt(&role),
                 }
             }
-            let interested = interests
-                .iter()
-                .filter_map(|(role, interest)| Some((role, interest.databases.get(database)?)));
-            changed = answer.changed(&old, interested);
+            changed = answer.changed(&old, interested_in(&interests, database));
             if answer != *old {
                 let answer = Arc::new(std::mem::take(&mut answer));
                 Arc::make_mut(catalog)
@@ -548,10 +552,13 @@ impl Worker {
         });
     }
 
-    /// Takes an answer into the catalog; returns all that is known of the database now.
+    /// Takes an answer into the catalog; returns all that is known of the database now. Others that it
+    /// is news to are told, and asked about anew: no later snapshot would differ from what is folded in.
     fn fold_inside(&mut self, database: &str, answer: DatabaseCatalog) -> Arc<DatabaseCatalog> {
         let mut now = None;
         let mut answer = Some(answer);
+        let mut surprised = BTreeSet::new();
+        let interests = self.shared.interests();
         self.shared.status.send_modify(|status| {
             if let Some(catalog) = &mut status.catalog
                 && let Some(answer) = answer.take()
@@ -560,10 +567,20 @@ impl Worker {
                     .inside
                     .entry(database.to_owned())
                     .or_default();
-                Arc::make_mut(inside).fold(answer);
+                surprised = inside.surprised(&answer, interested_in(&interests, database));
+                let inside_now = Arc::make_mut(inside);
+                inside_now.fold(answer);
+                // What they have was seen before the news: together the two would be no state that was.
+                surprised.iter().for_each(|role| inside_now.doubt(role));
                 now = Some(Arc::clone(inside));
             }
         });
+        drop(interests);
+        let room = self.rooms.room(database);
+        for role in &surprised {
+            room.touch(role.clone(), DatabaseInterest::default());
+        }
+        self.tell_of(surprised);
         now.unwrap_or_else(|| Arc::new(answer.unwrap_or_default()))
     }
 }

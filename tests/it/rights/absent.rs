@@ -179,3 +179,36 @@ async fn loops_bad_settings_and_what_the_version_lacks_are_said_and_the_rest_is_
     has_exactly(&world, &name, &[], &held, "what there is").await?;
     Ok(())
 }
+
+// Red when: Worker::fold_inside tells nobody: what one principal's first question finds, no later snapshot
+// differs from, and the others never hear of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_principal_finds_first_is_given_to_all() -> Result<()> {
+    let rarely = |spec: &mut Value| spec["resyncInterval"] = json!("1h");
+    let world = furnished("found_first", setup(3, rarely), &[]).await?;
+    ledger::run(
+        &world,
+        "orders",
+        "CREATE SCHEMA empty AUTHORIZATION app_owner",
+    )
+    .await?;
+    let all = json!({"grants": [{"database": "orders", "schema": "empty", "objects": "Tables", "all": true, "privileges": ["SELECT"]}]});
+    made(&world, 0, &all).await?;
+    made(&world, 1, &all).await?;
+    ledger::run(
+        &world,
+        "orders",
+        "SET ROLE app_owner; CREATE TABLE empty.t1 (); CREATE TABLE empty.t2 ()",
+    )
+    .await?;
+    made(&world, 2, &all).await?;
+    let held = set(&[
+        "attributes f t f f t -1",
+        "orders|empty|table|t1|SELECT",
+        "orders|empty|table|t2|SELECT",
+    ]);
+    for n in 0..3 {
+        has_exactly(&world, &fleet::name(n), &[], &held, "all").await?;
+    }
+    Ok(())
+}
