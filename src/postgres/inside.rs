@@ -14,7 +14,7 @@ use super::answers::{Finished, reply};
 use super::change::{Line, Trouble};
 use super::clear::{self, Cleared};
 use super::connect::Link;
-use super::databases::{HOME, Place};
+use super::databases::{HOME, Place, STALE};
 use super::dial::{Refusal, dial};
 use super::grant;
 use super::serve::PIPELINE;
@@ -348,7 +348,7 @@ impl Worker {
                 match result {
                     Ok(answer) => self.publish_inside(database, began, answer),
                     Err(trouble) => {
-                        self.shared.stats.snapshot_failed();
+                        self.missed_inside(database);
                         tracing::warn!(server = %self.shared.spec.server, database, "no snapshot: {}", trouble.failure);
                         return self.after(slot, &trouble);
                     }
@@ -413,12 +413,26 @@ impl Worker {
                     failure.message = format!("database {database:?}: {}", failure.message);
                 }
                 tracing::warn!(server = %self.shared.spec.server, database, "{failure}");
+                let due = room.due;
                 room.refuse(&failure);
                 room.shut(failure.clone());
+                if due {
+                    self.missed_inside(database);
+                }
                 if failure.reason == Reason::DatabaseNotAccessible {
                     self.closed_to_us(database);
                 }
             }
+        }
+    }
+
+    /// A snapshot failed: when that is no chance any more, what is known is as good as nothing.
+    fn missed_inside(&mut self, database: &str) {
+        self.shared.stats.snapshot_failed();
+        let room = self.rooms.room(database);
+        room.missed = room.missed.saturating_add(1);
+        if room.missed >= STALE {
+            self.closed_to_us(database);
         }
     }
 
@@ -443,7 +457,9 @@ impl Worker {
     /// Makes a snapshot the newest catalog, with what we changed since it began, and tells who must
     /// look again.
     fn publish_inside(&mut self, database: &str, began: u64, mut answer: DatabaseCatalog) {
-        let touched = std::mem::take(&mut self.rooms.room(database).touched);
+        let room = self.rooms.room(database);
+        let touched = std::mem::take(&mut room.touched);
+        let is_back = std::mem::take(&mut room.missed) >= STALE;
         let mut changed = BTreeSet::new();
         let interests = self.shared.interests();
         self.shared.status.send_modify(|status| {
@@ -468,6 +484,11 @@ impl Worker {
                     .insert(database.to_owned(), answer);
             }
         });
+        if is_back {
+            // They were told that it cannot be looked at.
+            let all = interested_in(&interests, database);
+            changed.extend(all.map(|(role, _)| role.clone()));
+        }
         drop(interests);
         self.tell_of(changed);
     }
