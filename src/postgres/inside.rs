@@ -310,15 +310,19 @@ impl Worker {
         (roles, whole)
     }
 
-    /// A snapshot of every database in use is due.
+    /// A snapshot of every database in use is due, but for those that are known to be shut: when one opens,
+    /// the snapshot of `postgres` tells who waits for it.
     pub fn snapshots_inside(&mut self) {
-        let in_use: BTreeSet<String> = {
+        let mut in_use: BTreeSet<String> = {
             let interests = self.shared.interests();
             let databases = interests
                 .values()
                 .flat_map(|interest| interest.databases.keys());
             databases.cloned().collect()
         };
+        if let Some(catalog) = &self.shared.status.borrow().catalog {
+            in_use.retain(|database| !catalog.is_shut(database));
+        }
         self.shared.status.send_modify(|status| {
             let Some(catalog) = &mut status.catalog else {
                 return;

@@ -4,7 +4,10 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::{declared, furnished, has_exactly, improved, ledger, made, major, says, set, setup};
+use super::{
+    control, declared, furnished, has_exactly, improved, ledger, made, major, noticed, says, set,
+    setup,
+};
 
 use crate::fleet;
 
@@ -210,5 +213,49 @@ async fn what_one_principal_finds_first_is_given_to_all() -> Result<()> {
     for n in 0..3 {
         has_exactly(&world, &fleet::name(n), &[], &held, "all").await?;
     }
+    Ok(())
+}
+
+// Red when: snapshots_inside makes all databases due that somebody names: each costs a sign-in in vain per
+// snapshot, and perhaps the place of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_shut_is_not_signed_in_to_again_and_again() -> Result<()> {
+    let world = furnished("shut", setup(2, |_| ()), &[]).await?;
+    world
+        .sql("CREATE DATABASE closed ALLOW_CONNECTIONS false")
+        .await?;
+    made(&world, 0, &control()).await?;
+    let grants =
+        ["nowhere", "closed"].map(|database| objects(database, "app", "Tables", &["t"], "SELECT"));
+    let fields = json!({"grants": grants});
+    world.apply(&declared(&world, 1, &fields)).await?;
+    says(&world, 1, &["nowhere", "closed"]).await?;
+    for _ in 0..3 {
+        noticed(&world, 0).await?;
+    }
+    let log = world.azure.postgres().await?.log();
+    for refusal in [
+        "database \"nowhere\" does not exist",
+        "database \"closed\" is not currently accepting",
+    ] {
+        // Before the first look nobody knows.
+        let tried = log.matches(refusal).count();
+        ensure!(tried <= 1, "{refusal}: {tried} times");
+    }
+
+    // When it is there it is seen.
+    world.sql("DROP DATABASE closed").await?;
+    for database in ["nowhere", "closed"] {
+        world
+            .sql(&format!("CREATE DATABASE {database} OWNER azure_pg_admin"))
+            .await?;
+        ledger::run(
+            &world,
+            database,
+            "CREATE SCHEMA app AUTHORIZATION app_owner; SET ROLE app_owner; CREATE TABLE app.t ()",
+        )
+        .await?;
+    }
+    world.ready("principal", &fleet::name(1)).await?;
     Ok(())
 }
