@@ -1,7 +1,7 @@
 //! What a session does inside databases: sends what waits for each, and takes in the answers. Must
 //! not decide what a role should have there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -16,7 +16,7 @@ use super::clear::{self, Cleared};
 use super::connect::Link;
 use super::databases::{HOME, Place, STALE};
 use super::dial::{Refusal, dial};
-use super::grant;
+use super::grant::{self, Looked};
 use super::serve::PIPELINE;
 use super::session::{Applied, Interests};
 use super::worker::{End, Slot, Worker};
@@ -65,8 +65,8 @@ pub(super) enum Inside {
 #[derive(Debug)]
 pub(super) enum Came {
     Opened(Result<Link, Failure>),
-    Snapshot(u64, Result<DatabaseCatalog, Trouble>),
-    Asked(Vec<LookInside>, Result<DatabaseCatalog, Trouble>),
+    Snapshot(u64, Result<Looked, Trouble>),
+    Asked(Vec<LookInside>, Result<Looked, Trouble>),
     Applied(ApplyInside, Result<grant::Outcome, Trouble>),
     Cleared(ClearInside, Result<Cleared, Trouble>),
 }
@@ -268,21 +268,22 @@ impl Worker {
         let looks = std::mem::take(&mut room.asked);
         let database = database.to_owned();
         self.running.spawn(async move {
-            let roles = looks.iter().map(|look| look.role.clone()).collect();
-            let mut interest = DatabaseInterest::default();
+            let mut asks: BTreeMap<RoleName, DatabaseInterest> = BTreeMap::new();
             for look in &looks {
-                interest.extend(&look.interest);
+                asks.entry(look.role.clone())
+                    .or_default()
+                    .extend(&look.interest);
             }
-            let result = grant::look(&line, roles, interest).await;
+            let result = grant::look(&line, asks).await;
             Finished::Inside(slot, database, Came::Asked(looks, result))
         });
     }
 
     fn snapshot_inside(&mut self, database: &str) {
-        let (roles, interest) = self.interests_inside(database);
+        let asks = self.interests_inside(database);
         let room = self.rooms.room(database);
         room.due = false;
-        if roles.is_empty() {
+        if asks.is_empty() {
             return;
         }
         let Some((slot, line)) = self.occupy_inside(database, u32::MAX) else {
@@ -293,21 +294,18 @@ impl Worker {
         room.touched.clear();
         let (began, database) = (room.sequence, database.to_owned());
         self.running.spawn(async move {
-            let result = grant::look(&line, roles, interest).await;
+            let result = grant::look(&line, asks).await;
             Finished::Inside(slot, database, Came::Snapshot(began, result))
         });
     }
 
     /// Who is interested in that database, and in what.
-    fn interests_inside(&self, database: &str) -> (BTreeSet<RoleName>, DatabaseInterest) {
+    fn interests_inside(&self, database: &str) -> BTreeMap<RoleName, DatabaseInterest> {
         let interests = self.shared.interests();
-        let mut roles = BTreeSet::new();
-        let mut whole = DatabaseInterest::default();
-        for (role, interest) in interested_in(&interests, database) {
-            roles.insert(role.clone());
-            whole.extend(interest);
-        }
-        (roles, whole)
+        let of_each = interested_in(&interests, database);
+        of_each
+            .map(|(role, interest)| (role.clone(), interest.clone()))
+            .collect()
     }
 
     /// A snapshot of every database in use is due, but for those that are known to be shut: when one opens,
@@ -350,7 +348,7 @@ impl Worker {
                 // One of a connection that was given up would undo what came since.
                 room.snapping.take_if(|of| *of == slot)?;
                 match result {
-                    Ok(answer) => self.publish_inside(database, began, answer),
+                    Ok(looked) => self.publish_inside(database, began, looked),
                     Err(trouble) => {
                         self.missed_inside(database);
                         tracing::warn!(server = %self.shared.spec.server, database, "no snapshot: {}", trouble.failure);
@@ -452,15 +450,18 @@ impl Worker {
                 Arc::make_mut(catalog).inside.remove(database);
             }
         });
-        let (roles, _) = self.interests_inside(database);
         if known {
-            self.tell_of(roles);
+            self.tell_of(self.interests_inside(database).into_keys().collect());
         }
     }
 
     /// Makes a snapshot the newest catalog, with what we changed since it began, and tells who must
     /// look again.
-    fn publish_inside(&mut self, database: &str, began: u64, mut answer: DatabaseCatalog) {
+    fn publish_inside(&mut self, database: &str, began: u64, looked: Looked) {
+        let Looked {
+            now: mut answer,
+            refused,
+        } = looked;
         let room = self.rooms.room(database);
         let touched = std::mem::take(&mut room.touched);
         let is_back = std::mem::take(&mut room.missed) >= STALE;
@@ -481,6 +482,9 @@ impl Worker {
                 }
             }
             changed = answer.changed(&old, interested_in(&interests, database));
+            // Nothing is known of them any more: they look, and are told why.
+            let unknown = refused.into_keys();
+            changed.extend(unknown.filter(|role| old.roles.contains(role)));
             if answer != *old {
                 let answer = Arc::new(std::mem::take(&mut answer));
                 Arc::make_mut(catalog)
@@ -502,17 +506,18 @@ impl Worker {
         slot: u64,
         database: &str,
         looks: Vec<LookInside>,
-        result: Result<DatabaseCatalog, Trouble>,
+        result: Result<Looked, Trouble>,
     ) -> Option<End> {
         match result {
-            Ok(answer) => {
+            Ok(Looked { now, refused }) => {
                 for look in &looks {
                     let (role, interest) = (look.role.clone(), look.interest.clone());
                     self.rooms.room(database).touch(role, interest);
                 }
-                let now = self.fold_inside(database, answer);
+                let now = self.fold_inside(database, now);
                 for look in looks {
-                    reply(look.reply, Ok(now.clone()));
+                    let answer = refused.get(&look.role).cloned();
+                    reply(look.reply, answer.map_or_else(|| Ok(now.clone()), Err));
                 }
                 None
             }
