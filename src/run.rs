@@ -266,6 +266,7 @@ fn count_on_scrape(metrics: &Metrics, broker: &Broker, sessions: &Arc<Sessions>)
             let stats = session.stats();
             let counts = ServerCounts {
                 last_snapshot: stats.last_snapshot(),
+                snapshot_failures: stats.snapshot_failures(),
                 connections_opened: stats.connections_opened(),
                 messages: stats.messages(),
             };

@@ -37,6 +37,9 @@ pub use server::{
 /// The API group of both kinds; also the prefix of our annotations.
 pub const GROUP: &str = "entrapostgres.io";
 
+/// What is sent to a server: no message can have a NUL, and one that has stops the work of all.
+const NO_NUL: &str = r"^[^\x00]+$";
+
 /// A span of time as Go prints it: `30s`, `20m`, `1h30m`.
 pub use kube::core::Duration;
 

@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DefaultPrivilege, Duration, Grant, Identity, MemberOf, Mode, PrivilegePolicy, RoleOptions,
-    SecretKeyRef, TokenEndpoint, TokenSecret,
+    DefaultPrivilege, Duration, Grant, Identity, MemberOf, Mode, NO_NUL, PrivilegePolicy,
+    RoleOptions, SecretKeyRef, TokenEndpoint, TokenSecret,
 };
 
 /// A Microsoft Entra principal that is a role on an Azure Database for PostgreSQL flexible server.
@@ -78,7 +78,7 @@ pub struct EntraPostgresPrincipalSpec {
     /// or an `objectId` it may be any name; otherwise the principal is found by it, so it must be
     /// the user's UPN (for a guest with `#EXT#`) or the display name of the group, service
     /// principal or managed identity. Immutable.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[^\x00]+$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     #[x_kube(
         validation = Rule::new("self == oldSelf").message("roleName is immutable: make another EntraPostgresPrincipal"),
         validation = Rule::new("size(bytes(self)) <= 63").message("roleName must be at most 63 bytes: PostgreSQL cuts longer names"),
@@ -117,7 +117,7 @@ pub struct EntraPostgresPrincipalSpec {
     /// The role that gets what this one owns, with deletionPolicy Reassign. The server's
     /// `tenants.memberOf` must list it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub reassign_owned_to: Option<String>,
     /// Whether changes are made, or only shown in `status.plan`.
     #[serde(default)]
@@ -256,7 +256,7 @@ pub struct TokenSpec {
     pub identity: Identity,
     /// The database in the Secret's connection keys.
     #[serde(default = "default_database")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub database: String,
     /// What stands in the Secret as host and port instead of the server's: a read replica, or PgBouncer
     /// on 6432. Only text: the operator never connects to it, and the token is the same.

@@ -6,6 +6,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::NO_NUL;
+
 /// Attributes and settings of the role, as CREATE ROLE and ALTER ROLE know them.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -39,7 +41,7 @@ pub struct RoleOptions {
     /// that a role may set for itself (`context` is `user` in pg_settings), and parameters with a dot that
     /// the server does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("additionalProperties" = {"type": "string", "pattern": r"^[^\x00]*$"}))]
     #[x_kube(
         validation = Rule::new("self.all(name, name.matches('^[A-Za-z_][A-Za-z0-9_$]*([.][A-Za-z_][A-Za-z0-9_$]*)?$') && size(name) <= 63)")
             .message("settings: a name is a parameter of PostgreSQL, for example statement_timeout"),
@@ -54,7 +56,7 @@ pub struct RoleOptions {
 #[serde(rename_all = "camelCase")]
 pub struct MemberOf {
     /// Exact name of the other role. The server's `tenants.memberOf` must list it.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub role: String,
     /// Whether its privileges are used without SET ROLE. False needs PostgreSQL 16.
     #[serde(default = "yes")]
@@ -91,11 +93,11 @@ pub struct MemberOf {
 )]
 pub struct Grant {
     /// The database, exact and case-sensitive.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub database: String,
     /// The schema, exact and case-sensitive. Absent: the privileges are on the database itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub schema: Option<String>,
     /// The type of objects in the schema. Absent: the privileges are on the schema itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,7 +106,7 @@ pub struct Grant {
     /// PostgreSQL prints them: `total(integer, text)`. An object that does not exist is reported, the
     /// rest is given, and it is tried again when it appears.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 1024)))]
+    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 1024), regex(pattern = NO_NUL)))]
     pub names: Option<Vec<String>>,
     /// All objects of that type in the schema, those made later too: they are caught within the
     /// server's `resyncInterval`.
@@ -130,13 +132,13 @@ pub struct Grant {
 )]
 pub struct DefaultPrivilege {
     /// The database, exact and case-sensitive.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub database: String,
     /// The schema in which the objects will be created.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub schema: String,
     /// The role that will create them. The operator's administrator must have its privileges.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub owner: String,
     /// The type of objects.
     pub objects: ObjectType,

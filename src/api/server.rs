@@ -9,7 +9,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Adoption, DeletionPolicy, Duration, Identity, PrincipalType, Privilege, SecretKeyRef};
+use super::{
+    Adoption, DeletionPolicy, Duration, Identity, NO_NUL, PrincipalType, Privilege, SecretKeyRef,
+};
 
 /// An Azure Database for PostgreSQL flexible server: where it is, as which Entra administrator the
 /// operator works on it, and which namespaces may have which roles there.
@@ -132,7 +134,7 @@ pub type CaRef = SecretKeyRef;
 pub struct Administrator {
     /// Exact, case-sensitive name of the Entra administrator on the server, as the portal lists it:
     /// the user's UPN, or the display name of a group, service principal or managed identity.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub role_name: String,
     /// Whose token is used to sign in; for a group, any member's. Exactly one member is set.
     pub identity: Identity,

@@ -336,6 +336,12 @@ impl Catalog {
         subjects
     }
 
+    /// Whether a database is surely not there, or closed to us: to connect to it would be in vain.
+    pub fn is_shut(&self, database: &str) -> bool {
+        let entry = self.databases.get(database);
+        self.covers_databases.contains(database) && !entry.is_some_and(|entry| entry.connectable)
+    }
+
     /// What is in a database; `None` when that was not asked yet.
     pub fn view_inside(
         &self,

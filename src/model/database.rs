@@ -161,13 +161,9 @@ impl DatabaseCatalog {
         let schemas = schemas.into_iter().map(str::to_owned).collect();
         Some(Self {
             roles: BTreeSet::from([role.clone()]),
-            schemas: of(&self.schemas, &schemas),
-            objects: of(&self.objects, &interest.objects),
-            groups: of(&self.groups, &interest.groups),
-            signatures: of(&self.signatures, &interest.objects),
-            owners: of(&self.owners, &interest.owners),
             held: of(&self.held, &BTreeSet::from([role.clone()])),
             asked: interest.clone(),
+            ..self.about(interest, &schemas)
         })
     }
 
@@ -176,9 +172,52 @@ impl DatabaseCatalog {
         self.roles.remove(role);
     }
 
+    /// Of these roles, those whose principals must look again once this newer answer is folded in, because
+    /// it says otherwise of objects that were asked about before too. Those whose answer it is know it.
+    pub fn surprised<'a>(
+        &self,
+        newer: &Self,
+        interested: impl Iterator<Item = (&'a RoleName, &'a DatabaseInterest)>,
+    ) -> BTreeSet<RoleName> {
+        let asked = DatabaseInterest {
+            groups: &self.asked.groups & &newer.asked.groups,
+            objects: &self.asked.objects & &newer.asked.objects,
+            owners: &self.asked.owners & &newer.asked.owners,
+        };
+        let schemas = &self.asked.schemas() & &newer.asked.schemas();
+        let schemas = schemas.into_iter().map(str::to_owned).collect();
+        let others = interested
+            .filter(|(role, interest)| !newer.roles.contains(role) && self.covers(role, interest));
+        newer
+            .about(&asked, &schemas)
+            .differing_for(&self.about(&asked, &schemas), others)
+    }
+
+    /// What it says of these objects, and of no role.
+    fn about(&self, asked: &DatabaseInterest, schemas: &BTreeSet<String>) -> Self {
+        Self {
+            schemas: of(&self.schemas, schemas),
+            objects: of(&self.objects, &asked.objects),
+            groups: of(&self.groups, &asked.groups),
+            signatures: of(&self.signatures, &asked.objects),
+            owners: of(&self.owners, &asked.owners),
+            ..Self::default()
+        }
+    }
+
     /// Of these roles, those whose principals must look again, because what they have, or anything they
     /// are interested in, is another than in `old`.
     pub fn changed<'a>(
+        &self,
+        old: &Self,
+        interested: impl Iterator<Item = (&'a RoleName, &'a DatabaseInterest)>,
+    ) -> BTreeSet<RoleName> {
+        // Who was not covered has just asked, or is about to.
+        let interested = interested.filter(|(role, interest)| old.covers(role, interest));
+        self.differing_for(old, interested)
+    }
+
+    fn differing_for<'a>(
         &self,
         old: &Self,
         interested: impl Iterator<Item = (&'a RoleName, &'a DatabaseInterest)>,
@@ -189,6 +228,10 @@ impl DatabaseCatalog {
         let signatures = differing(&self.signatures, &old.signatures, PartialEq::eq);
         let owners = differing(&self.owners, &old.owners, PartialEq::eq);
         let held = differing(&self.held, &old.held, PartialEq::eq);
+        let nothing = schemas.is_empty() && objects.is_empty() && groups.is_empty();
+        if nothing && signatures.is_empty() && owners.is_empty() && held.is_empty() {
+            return BTreeSet::new();
+        }
         let is_touched = |(role, interest): &(&RoleName, &DatabaseInterest)| {
             held.contains(role)
                 || interest.groups.iter().any(|group| groups.contains(group))
@@ -198,9 +241,7 @@ impl DatabaseCatalog {
                 || (!schemas.is_empty()
                     && (interest.schemas().into_iter()).any(|of| schemas.iter().any(|s| *s == of)))
         };
-        // Who was not covered has just asked, or is about to.
         interested
-            .filter(|(role, interest)| old.covers(role, interest))
             .filter(is_touched)
             .map(|(role, _)| role.clone())
             .collect()
@@ -248,3 +289,6 @@ fn of<K: Ord + Clone, V: Clone>(map: &BTreeMap<K, V>, keys: &BTreeSet<K>) -> BTr
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

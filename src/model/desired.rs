@@ -13,8 +13,8 @@ use super::{
     Group, Kind, MembershipOptions, ObjectId, ObjectKey, Reason, RoleName,
 };
 use crate::api::{
-    Adoption, DefaultPrivilege, DeletionPolicy, EntraPostgresPrincipal, Grant, Identity, Mode,
-    PrincipalType, PrivilegePolicy, SecretKeyRef, TokenSpec, VerifyLogin,
+    Adoption, DefaultPrivilege, DeletionPolicy, EntraPostgresPrincipal, EntraPostgresPrincipalSpec,
+    Grant, Identity, Mode, PrincipalType, PrivilegePolicy, SecretKeyRef, TokenSpec, VerifyLogin,
 };
 
 /// Annotation: the object id to which a role may be bound anew.
@@ -130,6 +130,11 @@ impl Desired {
                 "a token is not written for users or administrators: remove token",
             ));
         }
+        if let Some((field, text)) = sent(spec).find(|(_, text)| text.contains('\0')) {
+            return Err(invalid(format!(
+                "{field} {text:?} contains a NUL character, which no name on a server has: correct it"
+            )));
+        }
         let options = spec.role.clone().unwrap_or_default();
         let member_of = spec.member_of.iter().map(|member| {
             let options = MembershipOptions {
@@ -225,6 +230,40 @@ impl DesiredToken {
     }
 }
 
+/// All texts that are sent to the server as they are, with their field; what becomes a [`RoleName`] is
+/// checked there. One message for many cannot be sent at all if one of them has a NUL.
+fn sent(spec: &EntraPostgresPrincipalSpec) -> impl Iterator<Item = (&'static str, &String)> {
+    let grants = spec.grants.iter().flat_map(|grant| {
+        let names = grant.names.iter().flatten();
+        let names = names.map(|name| ("grants: name", name));
+        let schema = grant.schema.iter().map(|name| ("grants: schema", name));
+        names
+            .chain(schema)
+            .chain([("grants: database", &grant.database)])
+    });
+    let defaults = spec.default_privileges.iter().flat_map(|default| {
+        [
+            ("defaultPrivileges: database", &default.database),
+            ("defaultPrivileges: schema", &default.schema),
+        ]
+    });
+    let settings = spec
+        .role
+        .iter()
+        .flat_map(|role| role.settings.iter().flatten());
+    let settings = settings.flat_map(|(name, value)| {
+        [
+            ("role.settings: name", name),
+            ("role.settings: value", value),
+        ]
+    });
+    let token = spec.token.iter();
+    grants
+        .chain(defaults)
+        .chain(settings)
+        .chain(token.map(|token| ("token.database", &token.database)))
+}
+
 /// Takes grants apart, one privilege at a time.
 fn privileges(
     grants: &[Grant],
@@ -292,4 +331,59 @@ fn privileges(
 
 fn invalid(message: impl Into<String>) -> Failure {
     Failure::new(Class::Invalid, Reason::InvalidSpec, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn with(fields: &Value) -> EntraPostgresPrincipal {
+        let mut object = json!({"apiVersion": "entrapostgres.io/v1alpha1", "kind": "EntraPostgresPrincipal",
+            "metadata": {"name": "app", "namespace": "orders"},
+            "spec": {"serverRef": {"name": "orders"}, "roleName": "app", "principal": {"type": "ManagedIdentity"}}});
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            object["spec"][field] = value.clone();
+        }
+        serde_json::from_value(object).expect("a principal")
+    }
+
+    // Red when: a text that goes into statements is not checked: a NUL in the question of all fails it for
+    // all principals of the server.
+    #[test]
+    fn no_text_that_is_sent_to_a_server_has_a_nul() {
+        let grant = |field: &str, value: Value| {
+            let mut grant = json!({"database": "d", "schema": "s", "objects": "Tables", "names": ["t"],
+                "privileges": ["SELECT"]});
+            grant[field] = value;
+            json!({"grants": [grant]})
+        };
+        let default = |field: &str| {
+            let mut entry = json!({"database": "d", "schema": "s", "owner": "o", "objects": "Tables",
+                "privileges": ["SELECT"]});
+            entry[field] = json!("a\0b");
+            json!({"defaultPrivileges": [entry]})
+        };
+        for fields in [
+            grant("database", json!("a\0b")),
+            grant("schema", json!("a\0b")),
+            grant("names", json!(["t", "a\0b"])),
+            default("database"),
+            default("schema"),
+            default("owner"),
+            json!({"roleName": "a\0b"}),
+            json!({"memberOf": [{"role": "a\0b"}]}),
+            json!({"role": {"settings": {"a\0b": "1"}}}),
+            json!({"role": {"settings": {"work_mem": "a\0b"}}}),
+            json!({"deletionPolicy": "Reassign", "reassignOwnedTo": "a\0b"}),
+            json!({"token": {"database": "a\0b", "identity": {"operator": {}}}}),
+        ] {
+            let failure = Desired::parse(&with(&fields)).expect_err("refused");
+            assert_eq!(failure.reason, Reason::InvalidSpec, "{fields}");
+            assert!(failure.message.contains("NUL"), "{failure}");
+            assert!(!failure.message.contains('\0'), "{failure}");
+        }
+        Desired::parse(&with(&grant("names", json!(["t"])))).expect("good");
+    }
 }

@@ -82,7 +82,9 @@ impl Marker {
         let data = comment
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.split_once("; do not edit: "));
-        data.and_then(|(_, data)| serde_json::from_str(data).ok())
+        let marker: Self = serde_json::from_str(data?.1).ok()?;
+        let asked = marker.asked.possible();
+        Some(Self { asked, ..marker })
     }
 
     /// Whether it was written for the role that has this oid, as far as it says.
@@ -130,6 +132,56 @@ mod tests {
         let read = Marker::parse(&closed).expect("a marker");
         assert!(read.closed && !comment.contains("closed"), "{closed}");
         assert_eq!(read.to_comment(), closed);
+    }
+
+    // Red when: a marker is believed as it is: its names go into the question that all share.
+    #[test]
+    fn what_a_marker_says_was_asked_for_has_no_nul() {
+        use crate::api::Privilege::Select;
+        use crate::model::Kind;
+        use crate::model::privilege::{AskedDefaults, AskedObjects};
+        let texts = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let objects = |database: &str, schema: &str, names: &[&str]| AskedObjects {
+            database: database.to_owned(),
+            schema: schema.to_owned(),
+            kind: Kind::Table,
+            names: Some(texts(names)),
+            except: texts(names),
+            privileges: [Select].into(),
+        };
+        let default = |database: &str, owner: &str, schema: &str| AskedDefaults {
+            database: database.to_owned(),
+            owner: owner.to_owned(),
+            schema: schema.to_owned(),
+            kind: Kind::Table,
+            privileges: [Select].into(),
+        };
+        let asked = |forged: bool| {
+            let bad: &[&str] = if forged { &["good", "a\0b"] } else { &["good"] };
+            let mut asked = Asked {
+                settings: texts(bad),
+                member_of: texts(bad),
+                databases: bad
+                    .iter()
+                    .map(|&it| (it.to_owned(), [Select].into()))
+                    .collect(),
+                objects: vec![objects("d", "s", bad)],
+                defaults: vec![default("d", "o", "s")],
+                ..Asked::default()
+            };
+            if forged {
+                asked.objects.push(objects("a\0b", "s", &[]));
+                asked.objects.push(objects("d", "a\0b", &[]));
+                asked.defaults.push(default("a\0b", "o", "s"));
+                asked.defaults.push(default("d", "a\0b", "s"));
+                asked.defaults.push(default("d", "o", "a\0b"));
+            }
+            asked
+        };
+        let mut marker = Marker::new("cluster", &ObjectKey::new("orders", "api"), "uid", None);
+        marker.asked = asked(true);
+        let read = Marker::parse(&marker.to_comment()).expect("a marker");
+        assert_eq!(read.asked, asked(false));
     }
 
     #[test]

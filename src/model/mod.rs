@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod cloud;
 pub mod database;
 pub mod desired;
+pub mod effect;
 pub mod ending;
 pub mod failure;
 pub mod login;

@@ -136,6 +136,32 @@ pub struct Asked {
     pub defaults: Vec<AskedDefaults>,
 }
 
+impl Asked {
+    /// What of it can be on a server: no name there has a NUL, no message can carry one, and who has
+    /// CREATEROLE can write any comment.
+    #[must_use]
+    pub fn possible(mut self) -> Self {
+        let good = |text: &String| !text.contains('\0');
+        self.settings.retain(good);
+        self.member_of.retain(good);
+        self.databases.retain(|name, _| good(name));
+        self.objects
+            .retain(|entry| good(&entry.database) && good(&entry.schema));
+        for entry in &mut self.objects {
+            entry.except.retain(good);
+            if let Some(names) = &mut entry.names {
+                names.retain(good);
+            }
+        }
+        self.defaults.retain(|entry| {
+            [&entry.database, &entry.owner, &entry.schema]
+                .into_iter()
+                .all(good)
+        });
+        self
+    }
+}
+
 /// Some privileges of [`Asked`] on objects of one group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -18,6 +18,10 @@ pub(super) const HOME: &str = "postgres";
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// After so many snapshots in a row that failed, what is known of a database is too old to be relied on;
+/// one may be chance.
+pub(super) const STALE: u32 = 2;
+
 /// How long a database that always has work keeps its connection while another waits.
 const TURN: Duration = Duration::from_secs(2);
 
@@ -51,6 +55,8 @@ pub(super) struct Room {
     pub due: bool,
     /// The connection on which a snapshot is under way.
     pub snapping: Option<u64>,
+    /// How many snapshots failed since the last that did not.
+    pub missed: u32,
     /// What was folded in since when, so that an older snapshot does not undo it.
     pub touched: Vec<(u64, RoleName, DatabaseInterest)>,
     pub sequence: u64,

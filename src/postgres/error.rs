@@ -250,6 +250,11 @@ fn from_code(code: &str, text: &str) -> Option<Verdict> {
             Reason::DatabaseError,
             "the server has no connection left: raise its max_connections or lower limits.maxConnections of the EntraPostgresServer",
         ),
+        "22P05" => verdict(
+            Class::Denied,
+            Reason::DatabaseError,
+            "a name that is declared has a character that this database's encoding does not have: nothing there is called so; correct it",
+        ),
         "2BP01" => verdict(
             Class::Denied,
             Reason::RoleOwnsObjects,

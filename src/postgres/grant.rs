@@ -1,7 +1,7 @@
 //! Changes of one role's privileges in one database: one message, and where the server refuses it, step
 //! by step. Must not decide what changes, nor keep anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
@@ -24,15 +24,54 @@ pub(super) struct Outcome {
     pub refused: Vec<(PrivilegeStep, Failure)>,
 }
 
-/// Asks what is there, and what these roles have.
+/// What several roles were told at once, and those for whom the question cannot be put.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    pub now: DatabaseCatalog,
+    pub refused: BTreeMap<RoleName, Failure>,
+}
+
+/// Asks what is there, and what these roles have, in one question for all. If the server refuses that for
+/// what stands in it (a character that the database's encoding does not have), half of them are asked for
+/// at a time, so that only whose name it is gets no answer.
 pub(super) async fn look(
     line: &Line,
-    roles: BTreeSet<RoleName>,
-    interest: DatabaseInterest,
-) -> Result<DatabaseCatalog, Trouble> {
-    let question = privileges_sql::facts(&roles, &interest);
-    let tables = line.ask("look up privileges", None, &question).await?;
-    read(line, roles, interest, &tables)
+    asks: BTreeMap<RoleName, DatabaseInterest>,
+) -> Result<Looked, Trouble> {
+    const ACTION: &str = "look up privileges";
+    let mut looked = Looked::default();
+    let mut left = vec![asks.into_iter().collect::<Vec<_>>()];
+    while let Some(mut asks) = left.pop() {
+        let roles = asks.iter().map(|(role, _)| role.clone()).collect();
+        let mut interest = DatabaseInterest::default();
+        for (_, of_role) in &asks {
+            interest.extend(of_role);
+        }
+        let question = privileges_sql::facts(&roles, &interest);
+        match line.send(&question).await {
+            Ok(tables) => looked.now.fold(read(line, roles, interest, &tables)?),
+            Err(error) if is_of_the_text(&error) => {
+                if asks.len() > 1 {
+                    left.push(asks.split_off(asks.len() / 2));
+                    left.push(asks);
+                } else if let Some((role, _)) = asks.pop() {
+                    let failure = line.trouble(ACTION, Some(&role), &error).failure;
+                    looked.refused.insert(role, failure);
+                }
+            }
+            Err(error) => return Err(line.trouble(ACTION, None, &error)),
+        }
+    }
+    Ok(looked)
+}
+
+/// Whether a question was refused for what stands in it (class 22: data exceptions).
+fn is_of_the_text(error: &Unanswered) -> bool {
+    let Unanswered::Said(error) = error else {
+        return false;
+    };
+    let answer = error.as_db_error();
+    !error.is_closed() && answer.is_some_and(|answer| answer.code().code().starts_with("22"))
 }
 
 /// Makes all steps in one transaction; if the server refuses it, each alone. Returns what is there then.

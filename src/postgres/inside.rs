@@ -1,7 +1,7 @@
 //! What a session does inside databases: sends what waits for each, and takes in the answers. Must
 //! not decide what a role should have there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -14,11 +14,11 @@ use super::answers::{Finished, reply};
 use super::change::{Line, Trouble};
 use super::clear::{self, Cleared};
 use super::connect::Link;
-use super::databases::{HOME, Place};
+use super::databases::{HOME, Place, STALE};
 use super::dial::{Refusal, dial};
-use super::grant;
+use super::grant::{self, Looked};
 use super::serve::PIPELINE;
-use super::session::Applied;
+use super::session::{Applied, Interests};
 use super::worker::{End, Slot, Worker};
 
 /// A question about a database.
@@ -65,8 +65,8 @@ pub(super) enum Inside {
 #[derive(Debug)]
 pub(super) enum Came {
     Opened(Result<Link, Failure>),
-    Snapshot(u64, Result<DatabaseCatalog, Trouble>),
-    Asked(Vec<LookInside>, Result<DatabaseCatalog, Trouble>),
+    Snapshot(u64, Result<Looked, Trouble>),
+    Asked(Vec<LookInside>, Result<Looked, Trouble>),
     Applied(ApplyInside, Result<grant::Outcome, Trouble>),
     Cleared(ClearInside, Result<Cleared, Trouble>),
 }
@@ -92,6 +92,15 @@ impl Errand {
             Self::Clear(clear) => !clear.reply.is_closed(),
         }
     }
+}
+
+/// Who is interested in that database, and in what.
+fn interested_in<'a>(
+    interests: &'a Interests,
+    database: &'a str,
+) -> impl Iterator<Item = (&'a RoleName, &'a DatabaseInterest)> {
+    let of_each = interests.iter();
+    of_each.filter_map(move |(role, interest)| Some((role, interest.databases.get(database)?)))
 }
 
 impl Worker {
@@ -259,21 +268,22 @@ impl Worker {
         let looks = std::mem::take(&mut room.asked);
         let database = database.to_owned();
         self.running.spawn(async move {
-            let roles = looks.iter().map(|look| look.role.clone()).collect();
-            let mut interest = DatabaseInterest::default();
+            let mut asks: BTreeMap<RoleName, DatabaseInterest> = BTreeMap::new();
             for look in &looks {
-                interest.extend(&look.interest);
+                asks.entry(look.role.clone())
+                    .or_default()
+                    .extend(&look.interest);
             }
-            let result = grant::look(&line, roles, interest).await;
+            let result = grant::look(&line, asks).await;
             Finished::Inside(slot, database, Came::Asked(looks, result))
         });
     }
 
     fn snapshot_inside(&mut self, database: &str) {
-        let (roles, interest) = self.interests_inside(database);
+        let asks = self.interests_inside(database);
         let room = self.rooms.room(database);
         room.due = false;
-        if roles.is_empty() {
+        if asks.is_empty() {
             return;
         }
         let Some((slot, line)) = self.occupy_inside(database, u32::MAX) else {
@@ -284,34 +294,33 @@ impl Worker {
         room.touched.clear();
         let (began, database) = (room.sequence, database.to_owned());
         self.running.spawn(async move {
-            let result = grant::look(&line, roles, interest).await;
+            let result = grant::look(&line, asks).await;
             Finished::Inside(slot, database, Came::Snapshot(began, result))
         });
     }
 
     /// Who is interested in that database, and in what.
-    fn interests_inside(&self, database: &str) -> (BTreeSet<RoleName>, DatabaseInterest) {
+    fn interests_inside(&self, database: &str) -> BTreeMap<RoleName, DatabaseInterest> {
         let interests = self.shared.interests();
-        let mut roles = BTreeSet::new();
-        let mut whole = DatabaseInterest::default();
-        for (role, interest) in interests.iter() {
-            if let Some(interest) = interest.databases.get(database) {
-                roles.insert(role.clone());
-                whole.extend(interest);
-            }
-        }
-        (roles, whole)
+        let of_each = interested_in(&interests, database);
+        of_each
+            .map(|(role, interest)| (role.clone(), interest.clone()))
+            .collect()
     }
 
-    /// A snapshot of every database in use is due.
+    /// A snapshot of every database in use is due, but for those that are known to be shut: when one opens,
+    /// the snapshot of `postgres` tells who waits for it.
     pub fn snapshots_inside(&mut self) {
-        let in_use: BTreeSet<String> = {
+        let mut in_use: BTreeSet<String> = {
             let interests = self.shared.interests();
             let databases = interests
                 .values()
                 .flat_map(|interest| interest.databases.keys());
             databases.cloned().collect()
         };
+        if let Some(catalog) = &self.shared.status.borrow().catalog {
+            in_use.retain(|database| !catalog.is_shut(database));
+        }
         self.shared.status.send_modify(|status| {
             let Some(catalog) = &mut status.catalog else {
                 return;
@@ -339,9 +348,9 @@ impl Worker {
                 // One of a connection that was given up would undo what came since.
                 room.snapping.take_if(|of| *of == slot)?;
                 match result {
-                    Ok(answer) => self.publish_inside(database, began, answer),
+                    Ok(looked) => self.publish_inside(database, began, looked),
                     Err(trouble) => {
-                        self.shared.stats.snapshot_failed();
+                        self.missed_inside(database);
                         tracing::warn!(server = %self.shared.spec.server, database, "no snapshot: {}", trouble.failure);
                         return self.after(slot, &trouble);
                     }
@@ -406,12 +415,26 @@ impl Worker {
                     failure.message = format!("database {database:?}: {}", failure.message);
                 }
                 tracing::warn!(server = %self.shared.spec.server, database, "{failure}");
+                let due = room.due;
                 room.refuse(&failure);
                 room.shut(failure.clone());
+                if due {
+                    self.missed_inside(database);
+                }
                 if failure.reason == Reason::DatabaseNotAccessible {
                     self.closed_to_us(database);
                 }
             }
+        }
+    }
+
+    /// A snapshot failed: when that is no chance any more, what is known is as good as nothing.
+    fn missed_inside(&mut self, database: &str) {
+        self.shared.stats.snapshot_failed();
+        let room = self.rooms.room(database);
+        room.missed = room.missed.saturating_add(1);
+        if room.missed >= STALE {
+            self.closed_to_us(database);
         }
     }
 
@@ -427,16 +450,21 @@ impl Worker {
                 Arc::make_mut(catalog).inside.remove(database);
             }
         });
-        let (roles, _) = self.interests_inside(database);
         if known {
-            self.tell_of(roles);
+            self.tell_of(self.interests_inside(database).into_keys().collect());
         }
     }
 
     /// Makes a snapshot the newest catalog, with what we changed since it began, and tells who must
     /// look again.
-    fn publish_inside(&mut self, database: &str, began: u64, mut answer: DatabaseCatalog) {
-        let touched = std::mem::take(&mut self.rooms.room(database).touched);
+    fn publish_inside(&mut self, database: &str, began: u64, looked: Looked) {
+        let Looked {
+            now: mut answer,
+            refused,
+        } = looked;
+        let room = self.rooms.room(database);
+        let touched = std::mem::take(&mut room.touched);
+        let is_back = std::mem::take(&mut room.missed) >= STALE;
         let mut changed = BTreeSet::new();
         let interests = self.shared.interests();
         self.shared.status.send_modify(|status| {
@@ -453,10 +481,10 @@ impl Worker {
                     None => answer.doubt(&role),
                 }
             }
-            let interested = interests
-                .iter()
-                .filter_map(|(role, interest)| Some((role, interest.databases.get(database)?)));
-            changed = answer.changed(&old, interested);
+            changed = answer.changed(&old, interested_in(&interests, database));
+            // Nothing is known of them any more: they look, and are told why.
+            let unknown = refused.into_keys();
+            changed.extend(unknown.filter(|role| old.roles.contains(role)));
             if answer != *old {
                 let answer = Arc::new(std::mem::take(&mut answer));
                 Arc::make_mut(catalog)
@@ -464,6 +492,11 @@ impl Worker {
                     .insert(database.to_owned(), answer);
             }
         });
+        if is_back {
+            // They were told that it cannot be looked at.
+            let all = interested_in(&interests, database);
+            changed.extend(all.map(|(role, _)| role.clone()));
+        }
         drop(interests);
         self.tell_of(changed);
     }
@@ -473,17 +506,18 @@ impl Worker {
         slot: u64,
         database: &str,
         looks: Vec<LookInside>,
-        result: Result<DatabaseCatalog, Trouble>,
+        result: Result<Looked, Trouble>,
     ) -> Option<End> {
         match result {
-            Ok(answer) => {
+            Ok(Looked { now, refused }) => {
                 for look in &looks {
                     let (role, interest) = (look.role.clone(), look.interest.clone());
                     self.rooms.room(database).touch(role, interest);
                 }
-                let now = self.fold_inside(database, answer);
+                let now = self.fold_inside(database, now);
                 for look in looks {
-                    reply(look.reply, Ok(now.clone()));
+                    let answer = refused.get(&look.role).cloned();
+                    reply(look.reply, answer.map_or_else(|| Ok(now.clone()), Err));
                 }
                 None
             }
@@ -548,10 +582,13 @@ impl Worker {
         });
     }
 
-    /// Takes an answer into the catalog; returns all that is known of the database now.
+    /// Takes an answer into the catalog; returns all that is known of the database now. Others that it
+    /// is news to are told, and asked about anew: no later snapshot would differ from what is folded in.
     fn fold_inside(&mut self, database: &str, answer: DatabaseCatalog) -> Arc<DatabaseCatalog> {
         let mut now = None;
         let mut answer = Some(answer);
+        let mut surprised = BTreeSet::new();
+        let interests = self.shared.interests();
         self.shared.status.send_modify(|status| {
             if let Some(catalog) = &mut status.catalog
                 && let Some(answer) = answer.take()
@@ -560,10 +597,20 @@ impl Worker {
                     .inside
                     .entry(database.to_owned())
                     .or_default();
-                Arc::make_mut(inside).fold(answer);
+                surprised = inside.surprised(&answer, interested_in(&interests, database));
+                let inside_now = Arc::make_mut(inside);
+                inside_now.fold(answer);
+                // What they have was seen before the news: together the two would be no state that was.
+                surprised.iter().for_each(|role| inside_now.doubt(role));
                 now = Some(Arc::clone(inside));
             }
         });
+        drop(interests);
+        let room = self.rooms.room(database);
+        for role in &surprised {
+            room.touch(role.clone(), DatabaseInterest::default());
+        }
+        self.tell_of(surprised);
         now.unwrap_or_else(|| Arc::new(answer.unwrap_or_default()))
     }
 }

@@ -63,6 +63,8 @@ struct KindLabels {
 pub struct ServerCounts {
     /// When the catalog was last read.
     pub last_snapshot: Option<Timestamp>,
+    /// Snapshots that failed, of the server or of a database.
+    pub snapshot_failures: u64,
     /// Connections opened.
     pub connections_opened: u64,
     /// Messages of statements sent.
@@ -82,6 +84,7 @@ struct Series {
     condition: Family<ConditionLabels, Gauge>,
     conditions_told: Mutex<HashMap<(ObjectKind, ObjectKey), BTreeSet<&'static str>>>,
     server_snapshot: Family<ObjectLabels, Gauge>,
+    server_snapshot_failures: Family<ObjectLabels, Counter>,
     server_connections: Family<ObjectLabels, Counter>,
     server_messages: Family<ObjectLabels, Counter>,
     entra_requests: Family<ExchangeLabels, Counter>,
@@ -112,6 +115,7 @@ impl Metrics {
             condition: Family::default(),
             conditions_told: Mutex::default(),
             server_snapshot: Family::default(),
+            server_snapshot_failures: Family::default(),
             server_connections: Family::default(),
             server_messages: Family::default(),
             entra_requests: Family::default(),
@@ -172,6 +176,7 @@ impl Metrics {
     pub fn server(&self, key: &ObjectKey, counts: ServerCounts) {
         let ServerCounts {
             last_snapshot,
+            snapshot_failures,
             connections_opened,
             messages,
         } = counts;
@@ -185,6 +190,7 @@ impl Metrics {
                 .inner()
                 .store(value, Ordering::Relaxed);
         };
+        absolute(&self.0.server_snapshot_failures, snapshot_failures);
         absolute(&self.0.server_connections, connections_opened);
         absolute(&self.0.server_messages, messages);
     }
@@ -239,6 +245,7 @@ impl Metrics {
             ObjectKind::Server => {
                 let labels = ObjectLabels::from(key);
                 self.0.server_snapshot.remove(&labels);
+                self.0.server_snapshot_failures.remove(&labels);
                 self.0.server_connections.remove(&labels);
                 self.0.server_messages.remove(&labels);
             }
@@ -291,6 +298,9 @@ impl Series {
         }
         let help = "1 for the present status of the condition, 0 for the others";
         r.register("condition", help, self.condition.clone());
+        let help = "Snapshots that failed, of the server's roles or inside a database";
+        let failures = self.server_snapshot_failures.clone();
+        r.register("server_snapshot_failures", help, failures);
         let help = "Connections opened to the server";
         r.register(
             "server_connections_opened",

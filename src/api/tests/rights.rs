@@ -211,3 +211,38 @@ fn each_rule_of_settings_memberships_and_identities_refuses_in_its_own_words() {
         refused::<EntraPostgresPrincipal>(&principal(), &changes, message);
     }
 }
+
+// Red when: a text that goes into statements has no pattern: a NUL in one stops the work of all.
+#[test]
+fn no_text_that_is_sent_to_a_server_may_have_a_nul() {
+    let crds = serde_json::to_value(super::crds()).expect("definitions");
+    let at = |kind: usize, path: &str| {
+        let root = format!(
+            "/{kind}/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/{path}"
+        );
+        crds.pointer(&root)
+            .unwrap_or_else(|| panic!("no {path}"))
+            .clone()
+    };
+    for (kind, path) in [
+        (0, "admins/items/properties/roleName"),
+        (1, "roleName"),
+        (1, "memberOf/items/properties/role"),
+        (1, "grants/items/properties/database"),
+        (1, "grants/items/properties/schema"),
+        (1, "grants/items/properties/names/items"),
+        (1, "defaultPrivileges/items/properties/database"),
+        (1, "defaultPrivileges/items/properties/schema"),
+        (1, "defaultPrivileges/items/properties/owner"),
+        (1, "reassignOwnedTo"),
+        (1, "token/properties/database"),
+    ] {
+        assert_eq!(at(kind, path)["pattern"], r"^[^\x00]+$", "{path}");
+        assert!(at(kind, path)["maxLength"].is_number(), "{path}");
+    }
+    let settings = at(1, "role/properties/settings");
+    assert_eq!(
+        settings["additionalProperties"],
+        json!({"type": "string", "pattern": r"^[^\x00]*$"})
+    );
+}

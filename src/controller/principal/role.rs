@@ -5,6 +5,7 @@ use futures::future::join_all;
 
 use crate::api::{DeletionPolicy, EntraPostgresPrincipal, RoleStatus};
 use crate::controller::{Context, finalizers};
+use crate::model::effect::Made;
 use crate::model::observed::RefusedStep;
 use crate::model::plan::{RoleWork, Steps, plan};
 use crate::model::report::RoleChange;
@@ -75,7 +76,7 @@ pub(super) async fn carry_out(
             trust: world.trust,
         },
         ctx,
-        made: Vec::new(),
+        made: Made::default(),
         refused: Vec::new(),
         problems: Vec::new(),
         notes: Vec::new(),
@@ -121,7 +122,7 @@ struct Work<'a> {
     world: World,
     ctx: &'a Context,
     /// Steps that were made in this pass: one that is wanted again had no effect.
-    made: Vec<RefusedStep>,
+    made: Made,
     refused: Vec<(RefusedStep, Failure)>,
     problems: Vec<Failure>,
     notes: Vec<String>,
@@ -129,11 +130,15 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn run(&mut self, mut steps: Steps) -> Result<(), Failure> {
-        for _ in 0..ROUNDS {
+        for round in 0..=ROUNDS {
             self.problems.clone_from(&steps.problems);
             self.notes.clone_from(&steps.notes);
             self.leave_out(&mut steps);
             if steps.is_empty() {
+                return Ok(());
+            }
+            if round == ROUNDS {
+                self.put_off(&steps);
                 return Ok(());
             }
             let session = self.session()?;
@@ -154,13 +159,14 @@ impl Work<'_> {
             made,
             refused,
             desired,
+            world,
             ..
         } = self;
         let mut stays = |step: RefusedStep| {
             if refused.iter().any(|(other, _)| *other == step) {
                 return false;
             }
-            if made.contains(&step) {
+            if made.had_no_effect(&step, &desired.role, &world.observed) {
                 let failure = no_effect(desired, &step);
                 refused.push((step, failure));
                 return false;
@@ -176,6 +182,24 @@ impl Work<'_> {
         steps.inside.retain(|_, inside| !inside.is_empty());
     }
 
+    /// Others change the same faster than it is done: what is left is tried again soon.
+    fn put_off(&mut self, steps: &Steps) {
+        let Desired { role, server, .. } = self.desired;
+        let message = format!(
+            "what role {:?} has on server {server} is changed by others all the while; it is tried again",
+            role.as_str()
+        );
+        let failure = Failure::new(Class::Transient, Reason::DatabaseError, message);
+        let role = steps.role.iter().cloned().map(RefusedStep::Role);
+        let inside = steps.inside.iter().flat_map(|(database, steps)| {
+            let steps = steps.iter().cloned();
+            steps.map(|step| RefusedStep::Inside(database.clone(), step))
+        });
+        let left = role.chain(inside);
+        self.refused
+            .extend(left.map(|step| (step, failure.clone())));
+    }
+
     async fn in_postgres(&mut self, session: &Session, steps: &[RoleStep]) -> Result<(), Failure> {
         let Self {
             desired,
@@ -187,9 +211,10 @@ impl Work<'_> {
             Ok(applied) => {
                 // No snapshot tells them: what we change ourselves is no news to it.
                 ctx.index.wake_rivals(desired);
+                for step in steps.iter().cloned().map(RefusedStep::Role) {
+                    self.made.add(step, &desired.role, &world.observed);
+                }
                 world.take(desired, applied.now, ctx);
-                self.made
-                    .extend(steps.iter().cloned().map(RefusedStep::Role));
                 let refused = applied.refused.into_iter();
                 self.refused
                     .extend(refused.map(|(step, failure)| (RefusedStep::Role(step), failure)));
@@ -218,10 +243,13 @@ impl Work<'_> {
         for (database, steps, applied) in join_all(changes).await {
             match applied {
                 Ok(applied) => {
-                    let inside = &mut self.world.observed.inside;
-                    inside.insert(database.clone(), Ok(applied.now));
                     let step = |step: PrivilegeStep| RefusedStep::Inside(database.clone(), step);
-                    self.made.extend(steps.iter().cloned().map(step));
+                    let observed = &mut self.world.observed;
+                    for step in steps.iter().cloned().map(step) {
+                        self.made.add(step, &self.desired.role, observed);
+                    }
+                    let inside = &mut observed.inside;
+                    inside.insert(database.clone(), Ok(applied.now));
                     let refused = applied.refused.into_iter();
                     self.refused
                         .extend(refused.map(|(refused, failure)| (step(refused), failure)));

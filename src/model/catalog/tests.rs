@@ -310,3 +310,24 @@ fn grants_of_the_servers_superuser_are_ours_where_he_acts_for_us() {
         assert_eq!(ours, expected, "{improved:?}");
     }
 }
+
+// Red when: what was not asked counts as absent, or only absence counts.
+#[test]
+fn a_database_is_shut_when_it_is_known_to_be_absent_or_closed() {
+    let entry = |connectable| DatabaseEntry {
+        owner: name("dba"),
+        grantable: BTreeSet::new(),
+        connectable,
+        open: connectable,
+        grantees: 0,
+    };
+    let catalog = Catalog {
+        covers_databases: ["open", "closed", "gone"].map(str::to_owned).into(),
+        databases: [("open", true), ("closed", false)]
+            .map(|(database, connectable)| (database.to_owned(), entry(connectable)))
+            .into(),
+        ..Catalog::default()
+    };
+    let shut = ["open", "closed", "gone", "unknown"].map(|database| catalog.is_shut(database));
+    assert_eq!(shut, [false, true, true, false]);
+}

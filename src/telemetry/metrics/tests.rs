@@ -9,6 +9,7 @@ fn told() -> (Metrics, ObjectKey) {
     metrics.condition(ObjectKind::Principal, &key, "Ready", ConditionStatus::False);
     let counts = ServerCounts {
         last_snapshot: Some(at(500)),
+        snapshot_failures: 2,
         connections_opened: 1,
         messages: 3,
     };
@@ -35,6 +36,7 @@ fn every_series_has_its_documented_name() {
         format!("entra_postgres_token_expiration_timestamp_seconds{app} 2000"),
         format!("entra_postgres_token_renewal_timestamp_seconds{app} 1000"),
         format!("entra_postgres_server_snapshot_timestamp_seconds{app} 500"),
+        format!("entra_postgres_server_snapshot_failures_total{app} 2"),
         format!("entra_postgres_server_connections_opened_total{app} 1"),
         format!("entra_postgres_server_messages_total{app} 3"),
         format!("{} 1", condition("False")),

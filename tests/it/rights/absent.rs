@@ -4,7 +4,10 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::{declared, furnished, has_exactly, improved, ledger, made, major, says, set, setup};
+use super::{
+    control, declared, furnished, has_exactly, improved, ledger, made, major, noticed, says, set,
+    setup,
+};
 
 use crate::fleet;
 
@@ -177,5 +180,82 @@ async fn loops_bad_settings_and_what_the_version_lacks_are_said_and_the_rest_is_
         world.ready("principal", &name).await?;
     }
     has_exactly(&world, &name, &[], &held, "what there is").await?;
+    Ok(())
+}
+
+// Red when: Worker::fold_inside tells nobody: what one principal's first question finds, no later snapshot
+// differs from, and the others never hear of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_principal_finds_first_is_given_to_all() -> Result<()> {
+    let rarely = |spec: &mut Value| spec["resyncInterval"] = json!("1h");
+    let world = furnished("found_first", setup(3, rarely), &[]).await?;
+    ledger::run(
+        &world,
+        "orders",
+        "CREATE SCHEMA empty AUTHORIZATION app_owner",
+    )
+    .await?;
+    let all = json!({"grants": [{"database": "orders", "schema": "empty", "objects": "Tables", "all": true, "privileges": ["SELECT"]}]});
+    made(&world, 0, &all).await?;
+    made(&world, 1, &all).await?;
+    ledger::run(
+        &world,
+        "orders",
+        "SET ROLE app_owner; CREATE TABLE empty.t1 (); CREATE TABLE empty.t2 ()",
+    )
+    .await?;
+    made(&world, 2, &all).await?;
+    let held = set(&[
+        "attributes f t f f t -1",
+        "orders|empty|table|t1|SELECT",
+        "orders|empty|table|t2|SELECT",
+    ]);
+    for n in 0..3 {
+        has_exactly(&world, &fleet::name(n), &[], &held, "all").await?;
+    }
+    Ok(())
+}
+
+// Red when: snapshots_inside makes all databases due that somebody names: each costs a sign-in in vain per
+// snapshot, and perhaps the place of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_shut_is_not_signed_in_to_again_and_again() -> Result<()> {
+    let world = furnished("shut", setup(2, |_| ()), &[]).await?;
+    world
+        .sql("CREATE DATABASE closed ALLOW_CONNECTIONS false")
+        .await?;
+    made(&world, 0, &control()).await?;
+    let grants =
+        ["nowhere", "closed"].map(|database| objects(database, "app", "Tables", &["t"], "SELECT"));
+    let fields = json!({"grants": grants});
+    world.apply(&declared(&world, 1, &fields)).await?;
+    says(&world, 1, &["nowhere", "closed"]).await?;
+    for _ in 0..3 {
+        noticed(&world, 0).await?;
+    }
+    let log = world.azure.postgres().await?.log();
+    for refusal in [
+        "database \"nowhere\" does not exist",
+        "database \"closed\" is not currently accepting",
+    ] {
+        // Before the first look nobody knows.
+        let tried = log.matches(refusal).count();
+        ensure!(tried <= 1, "{refusal}: {tried} times");
+    }
+
+    // When it is there it is seen.
+    world.sql("DROP DATABASE closed").await?;
+    for database in ["nowhere", "closed"] {
+        world
+            .sql(&format!("CREATE DATABASE {database} OWNER azure_pg_admin"))
+            .await?;
+        ledger::run(
+            &world,
+            database,
+            "CREATE SCHEMA app AUTHORIZATION app_owner; SET ROLE app_owner; CREATE TABLE app.t ()",
+        )
+        .await?;
+    }
+    world.ready("principal", &fleet::name(1)).await?;
     Ok(())
 }

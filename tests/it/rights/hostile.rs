@@ -296,3 +296,33 @@ async fn a_role_with_a_forged_marker_is_not_taken_for_ours() -> Result<()> {
     assert_eq!(world.bound_to(ALICE).await?, None);
     Ok(())
 }
+
+// Red when: Marker::parse believes what a comment says was asked for: a NUL there, which no message can
+// carry, fails the question that all principals share.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nul_in_a_manifest_or_in_a_marker_stops_nobody() -> Result<()> {
+    let world = furnished("nul", setup(3, |_| ()), &[]).await?;
+    made(&world, 0, &control()).await?;
+    made(&world, 1, &json!({})).await?;
+
+    let grant = json!({"database": "a\u{0}b", "privileges": ["CONNECT"]});
+    let object = declared(&world, 2, &json!({"grants": [grant]}));
+    let refused = world.apply(&object).await.err();
+    let refused = refused
+        .map(|error| format!("{error:#}"))
+        .unwrap_or_default();
+    ensure!(refused.contains("spec.grants[0].database"), "{refused:?}");
+
+    let name = fleet::name(1);
+    let comment = comment_of(&world, &name).await?.unwrap_or_default();
+    let asked = r#","asked":{"databases":{"a\u0000b":["CONNECT"]}}}"#;
+    let forged = format!("{}{asked}", comment.trim_end_matches('}'));
+    let forged = postgres_protocol::escape::escape_literal(&forged);
+    world
+        .sql(&format!("COMMENT ON ROLE \"{name}\" IS {forged}"))
+        .await?;
+    noticed(&world, 0).await?;
+    noticed(&world, 0).await?;
+    world.ready("principal", &name).await?;
+    Ok(())
+}

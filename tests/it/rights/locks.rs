@@ -288,3 +288,23 @@ async fn three_databases_are_served_within_two_connections() -> Result<()> {
     ensure!(peak <= 2, "{peak} connections at once");
     Ok(())
 }
+
+// Red when: a database of which no snapshot can be taken keeps what is known of it: its principals stay
+// Ready whatever happens there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_looked_at_any_more_is_reported_until_it_can() -> Result<()> {
+    let world = furnished("full", setup(1, |_| ()), &[]).await?;
+    made(&world, 0, &json!({"grants": [table("orders", "t1")]})).await?;
+    let full = "ALTER DATABASE orders CONNECTION LIMIT 0";
+    world.sql(full).await?;
+    world
+        .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pg-operators' AND datname = 'orders'")
+        .await?;
+    let ready = says(&world, 0, &["orders", "too many connections"]).await?;
+    ensure!(ready.status == "Unknown", "it may pass: {ready:?}");
+    world
+        .sql("ALTER DATABASE orders CONNECTION LIMIT -1")
+        .await?;
+    world.ready("principal", &fleet::name(0)).await?;
+    Ok(())
+}

@@ -265,3 +265,42 @@ async fn a_routine_that_could_be_two_keeps_nobody_from_the_others() -> Result<()
     has_exactly(&world, &name, &[], &set(&[bare]), "none").await?;
     Ok(())
 }
+
+// Red when: a name that a database's encoding does not have fails the question that all share, or is said
+// to be nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_an_encoding_does_not_have_is_reported_to_whom_it_belongs() -> Result<()> {
+    let world = furnished("encoding", setup(5, |_| ()), &[]).await?;
+    world
+        .sql("CREATE DATABASE narrow OWNER azure_pg_admin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+        .await?;
+    ledger::run(
+        &world,
+        "narrow",
+        "CREATE SCHEMA app AUTHORIZATION app_owner; SET ROLE app_owner; CREATE TABLE app.\"tür\" ()",
+    )
+    .await?;
+    let on = |name: &str| json!({"grants": [{"database": "narrow", "schema": "app", "objects": "Tables", "names": [name], "privileges": ["SELECT"]}]});
+    made(&world, 0, &on("tür")).await?;
+    world.apply(&declared(&world, 1, &on("→"))).await?;
+    let ready = says(&world, 1, &["narrow", "encoding"]).await?;
+    ensure!(ready.status == "False", "{ready:?}");
+    for n in 2..5 {
+        made(&world, n, &on("tür")).await?;
+    }
+
+    // Snapshots see the drift of the others.
+    for n in [0, 4] {
+        let name = fleet::name(n);
+        ledger::run(
+            &world,
+            "narrow",
+            &format!("REVOKE SELECT ON app.\"tür\" FROM \"{name}\""),
+        )
+        .await?;
+        let held = set(&["attributes f t f f t -1", "narrow|app|table|tür|SELECT"]);
+        has_exactly(&world, &name, &["narrow"], &held, "put back").await?;
+    }
+    made(&world, 1, &on("tür")).await?;
+    Ok(())
+}
