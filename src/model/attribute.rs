@@ -83,6 +83,10 @@ pub struct MembershipOptions {
 
 /// One grant of a membership. From `PostgreSQL` 16 on there may be several, by different grantors.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own about the grantor"
+)]
 pub struct Membership {
     /// Who granted it.
     pub grantor: RoleName,

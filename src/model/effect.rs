@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::database::{Held, Ungrantable};
+use super::database::Held;
 use super::observed::{Observed, RefusedStep};
 use super::{DatabaseCatalog, Group, PrivilegeStep, RoleName};
 use crate::api::Privilege;
@@ -16,7 +16,7 @@ pub struct Made(Vec<(RefusedStep, Option<Facts>)>);
 #[derive(Debug, PartialEq)]
 struct Facts {
     total: Option<u32>,
-    ungrantable: BTreeMap<Privilege, Ungrantable>,
+    ungrantable: BTreeMap<Privilege, BTreeMap<RoleName, BTreeSet<String>>>,
     held: Held,
 }
 

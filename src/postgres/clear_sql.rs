@@ -92,6 +92,7 @@ const GIVEN: &str = "us AS MATERIALIZED (
 pub fn clear(role: &RoleName, ours: &str, reassign_to: Option<&RoleName>) -> String {
     let heir = reassign_to.map_or_else(|| "NULL".to_owned(), |heir| literal(heir.as_str()));
     let here = here(role);
+    let give_back = give_back(&here);
     let body = format!(
         r"DECLARE
   v_us constant name := current_user; v_heir constant text := {heir}; v_version constant int := pg_catalog.current_setting('server_version_num');
@@ -137,19 +138,7 @@ BEGIN
       IF v.sort IN ('f', 'T') THEN EXECUTE v_options || format('GRANT ALL ON %s TO PUBLIC', v.objects); END IF;
     END IF;
   END LOOP;
-  -- Memberships that the role granted on: from version 16 on they have an oid, and hang on their grantor. What
-  -- was granted on further stays, and is told.
-  IF v_gave THEN
-    FOR v IN WITH {here} SELECT g.rolname AS granted, u.rolname AS member FROM hangs AS h JOIN pg_catalog.pg_auth_members AS m ON m.oid = h.objid
-      JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid JOIN pg_catalog.pg_roles AS u ON u.oid = m.member
-      WHERE h.classid = 'pg_catalog.pg_auth_members'::pg_catalog.regclass
-    LOOP
-      BEGIN
-        EXECUTE format('REVOKE %I FROM %I GRANTED BY %I', v.granted, v.member, v_role);
-      EXCEPTION WHEN insufficient_privilege OR dependent_objects_still_exist THEN NULL;
-      END;
-    END LOOP;
-  END IF;
+  {give_back}
   FOR v IN WITH {here}, {THINGS}, {GIVEN}, chunks AS (
       SELECT g.*, (row_number() OVER (PARTITION BY g.grantor, g.sort ORDER BY g.target) - 1) / {CHUNK} AS chunk FROM given AS g
       WHERE g.grantor IS NULL OR pg_catalog.pg_has_role(g.grantor, g.become)
@@ -198,6 +187,24 @@ BEGIN
 END;"
     );
     only_if_ours(role, ours, &body)
+}
+
+/// Takes back the memberships that the role granted on: from version 16 on they have an oid, and hang on
+/// their grantor. What was granted on further stays, and is told.
+fn give_back(here: &str) -> String {
+    format!(
+        "IF v_gave THEN
+    FOR v IN WITH {here} SELECT g.rolname AS granted, u.rolname AS member FROM hangs AS h JOIN pg_catalog.pg_auth_members AS m ON m.oid = h.objid
+      JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid JOIN pg_catalog.pg_roles AS u ON u.oid = m.member
+      WHERE h.classid = 'pg_catalog.pg_auth_members'::pg_catalog.regclass
+    LOOP
+      BEGIN
+        EXECUTE format('REVOKE %I FROM %I GRANTED BY %I', v.granted, v.member, v_role);
+      EXCEPTION WHEN insufficient_privilege OR dependent_objects_still_exist THEN NULL;
+      END;
+    END LOOP;
+  END IF;"
+    )
 }
 
 /// Our own memberships in the role and in its heir, as JSON.

@@ -601,7 +601,9 @@ impl Worker {
                 let inside_now = Arc::make_mut(inside);
                 inside_now.fold(answer);
                 // What they have was seen before the news: together the two would be no state that was.
-                surprised.iter().for_each(|role| inside_now.doubt(role));
+                for role in &surprised {
+                    inside_now.doubt(role);
+                }
                 now = Some(Arc::clone(inside));
             }
         });

@@ -20,8 +20,8 @@ pub fn evidence(
     marker: &Marker,
     recorded: Option<&ObjectId>,
 ) -> Option<Evidence> {
-    let marked = marker.object_id()?;
-    let agrees = |id: Option<&ObjectId>| id.map(|id| *id == marked);
+    let bound_to = marker.object_id()?;
+    let agrees = |id: Option<&ObjectId>| id.map(|id| *id == bound_to);
     let label = facts.label.as_ref().map(|label| &label.object_id);
     match (agrees(label), agrees(recorded)) {
         (Some(true), Some(true)) => Some(Evidence::Whole),

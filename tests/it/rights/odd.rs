@@ -301,6 +301,8 @@ async fn a_name_that_an_encoding_does_not_have_is_reported_to_whom_it_belongs() 
         let held = set(&["attributes f t f f t -1", "narrow|app|table|tür|SELECT"]);
         has_exactly(&world, &name, &["narrow"], &held, "put back").await?;
     }
+    let failed = "entra_postgres_server_snapshot_failures_total";
+    assert_eq!(world.metric(failed).await?, 0, "snapshots that failed");
     made(&world, 1, &on("tür")).await?;
     Ok(())
 }
