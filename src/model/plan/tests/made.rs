@@ -173,7 +173,7 @@ fn consent_does_not_hand_rights_that_others_gave_to_another_identity() {
             ..facts()
         },
         RoleFacts {
-            privileged: true,
+            administrative: BTreeSet::from([name("pg_monitor")]),
             memberships: member,
             ..facts()
         },
