@@ -15,7 +15,7 @@ use crate::model::backoff::delay;
 use crate::model::desired::RECONCILE;
 use crate::model::observed::Hold;
 use crate::model::plan::Plan;
-use crate::model::refresh::{is_clamped, longest_wait, not_yet, renew_at};
+use crate::model::refresh::{is_clamped, longest_wait, look_at, not_yet, renew_at, stays};
 use crate::model::report::{self, LoginOutcome, Outcome, RoleChange, TokenOutcome, notes};
 use crate::model::secret::{Content, SecretFacts, TokenRecord};
 use crate::model::{Class, Desired, Failure, Look, Reason};
@@ -98,6 +98,8 @@ pub(super) async fn report(
     if published.is_some() && was_lost(&world.observed.secret, &ctx.index.status(object)) {
         memory.token.hold = Some(after_loss(desired, now));
     }
+    let written = published.is_some();
+    let rests = memory.token.hold.as_ref().and_then(|hold| hold.until);
     let present = published
         .map(|published| published.record.clone())
         .or_else(|| present(desired, world));
@@ -107,7 +109,9 @@ pub(super) async fn report(
     let early = failures == 0
         && (present.as_ref()).is_some_and(|record| is_early(now, due(desired, record), record));
     let said = present.as_ref().and_then(|record| clamped(desired, record));
-    looks.push((present.as_ref()).and_then(|record| due(desired, record).filter(|due| *due > now)));
+    let due_at = present.as_ref().and_then(|record| due(desired, record));
+    let due_at = due_at.map(|due| rests.map_or(due, |until| due.max(until)));
+    looks.push(due_at.and_then(|due| look_at(due, written, now)));
     let old = ctx.index.status(object);
     let unseen = matches!(world.observed.secret, Look::Unknown(_));
     let token = desired.token.as_ref().map(|wanted| TokenOutcome {
@@ -197,14 +201,20 @@ fn nothing_newer(published: &Published, now: Timestamp) -> Option<Hold> {
     })
 }
 
-/// Says that more time was declared than the token lives.
+/// Says that more time was declared than the token lives, or almost as much.
 fn clamped(desired: &Desired, record: &TokenRecord) -> Option<String> {
     let renew = desired.token.as_ref()?.renew;
     let life = record.expires_at.duration_since(record.issued_at);
-    is_clamped(record.issued_at, record.expires_at, renew).then(|| {
+    let clamped = is_clamped(record.issued_at, record.expires_at, renew).then(|| {
         format!(
             "token.renewBefore is not less than the token's life of {life:#}: it counts as two thirds of that"
         )
+    });
+    clamped.or_else(|| {
+        let stays = stays(record.issued_at, record.expires_at, renew)?.as_secs();
+        Some(format!(
+            "token.renewBefore is almost the token's life of {life:#}: a token stays for {stays}s at least"
+        ))
     })
 }
 
