@@ -319,7 +319,10 @@ impl Tries {
         let Some(failure) = failure else {
             // What rests goes on resting while there is nothing to do.
             let hold = self.hold.take().filter(|_| rests.is_some() && !tried);
-            *self = Self { failures: 0, hold };
+            *self = Self {
+                hold,
+                ..Self::default()
+            };
             return None;
         };
         if let (Some(until), false) = (rests, tried) {
@@ -327,7 +330,15 @@ impl Tries {
         }
         // Who was told to wait has not tried anything.
         let told = is_told(failure);
-        self.failures = self.failures.saturating_add(u32::from(!told));
+        // Nor has who could not even begin: that must not make the first attempt's wait longer.
+        let counted = if tried {
+            self.untried = 0;
+            &mut self.failures
+        } else {
+            &mut self.untried
+        };
+        *counted = counted.saturating_add(u32::from(!told));
+        let attempt = (*counted).max(1);
         let again = match failure.class {
             // What others refused once it was tried they may take later, and nobody tells us.
             Class::Invalid if tried => Failure {
@@ -339,7 +350,7 @@ impl Tries {
         let passes = matches!(again.class, Class::Transient);
         let most = most.filter(|_| passes);
         let most = most.map(|most| most.max(again.retry_after.unwrap_or_default()));
-        let wait = delay(&again, self.failures.max(1), uid);
+        let wait = delay(&again, attempt, uid);
         let wait = wait.map(|wait| most.map_or(wait, |most| wait.min(most)));
         let until = wait.and_then(|wait| {
             now.checked_add(SignedDuration::try_from(wait).unwrap_or(SignedDuration::from_mins(1)))
@@ -486,7 +497,7 @@ mod tests {
         let told = told.retry_after(Duration::from_secs(3));
         let mut tries = Tries {
             failures: 7,
-            hold: None,
+            ..Tries::default()
         };
         let wait = |until: Option<Timestamp>| until.expect("a time").duration_since(now).as_secs();
         let until = tries.after_within(Some(&told), true, now, "uid", None);
@@ -500,6 +511,20 @@ mod tests {
         let asked = failed.retry_after(Duration::from_secs(60));
         let until = tries.after_within(Some(&asked), true, now, "uid", most);
         assert_eq!(wait(until), 60, "the other side knows better");
+    }
+
+    // Red when: `after_within` counts passes without a try as failures.
+    #[test]
+    fn what_could_not_be_tried_has_not_failed_and_does_not_make_the_first_wait_long() {
+        let now = Timestamp::UNIX_EPOCH;
+        let away = Failure::new(Class::Transient, Reason::ServerUnreachable, "away");
+        let wait = |until: Option<Timestamp>| until.expect("a time").duration_since(now).as_secs();
+        let mut tries = Tries::default();
+        let waits = [(); 8].map(|()| wait(tries.after(Some(&away), false, now, "uid")));
+        assert!(waits[0] <= 1 && waits[7] > 40, "it does back off: {waits:?}");
+        assert_eq!(tries.failures, 0);
+        let first = wait(tries.after(Some(&away), true, now, "uid"));
+        assert_eq!((first, tries.failures, tries.untried), (waits[0], 1, 0));
     }
 
     #[test]
