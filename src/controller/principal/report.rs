@@ -14,7 +14,7 @@ use crate::controller::{Context, result_of};
 use crate::model::backoff::delay;
 use crate::model::desired::RECONCILE;
 use crate::model::observed::Hold;
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, TokenStep, is_due};
 use crate::model::refresh::{is_clamped, longest_wait, look_at, not_yet, renew_at, stays};
 use crate::model::report::{self, LoginOutcome, Outcome, RoleChange, TokenOutcome, notes};
 use crate::model::secret::{Content, SecretFacts, TokenRecord};
@@ -83,7 +83,16 @@ pub(super) async fn report(
     let living = present(desired, world).filter(|record| record.expires_at > now);
     let most = living.map(|record| longest_wait(now, record.expires_at));
     let failed = token.as_ref().err();
-    looks.push((memory.token).after_within(failed, token_tried, now, &desired.uid, most));
+    let renews = present(desired, world).is_some_and(|record| is_due(desired, &record, now));
+    let rested = match plan.token {
+        Ok(Some(step)) if failed.is_none() => memory.token.beside(step, renews, now),
+        _ => None,
+    };
+    let waits = rested.clone().filter(|_| renews).and_then(|hold| hold.failure);
+    looks.push(match rested {
+        Some(hold) => hold.until,
+        None => (memory.token).after_within(failed, token_tried, now, &desired.uid, most),
+    });
     let login = login(desired, &token, token_tried);
     if let Some(LoginOutcome::Tried(tried)) = &login {
         let failed = tried.as_ref().err();
@@ -120,7 +129,7 @@ pub(super) async fn report(
             .and_then(|record| token_status(desired, &record, failures, ctx))
             .or_else(|| report::last_seen(&old, &wanted.secret, now).filter(|_| unseen))
             .or_else(|| none_yet(failures)),
-        failure: token.err().filter(|failure| !(early && is_told(failure))),
+        failure: (token.err().or(waits)).filter(|failure| !(early && is_told(failure))),
         advice: said,
         login,
     });
@@ -299,6 +308,18 @@ impl Tries {
         uid: &str,
     ) -> Option<Timestamp> {
         self.after_within(failure, tried, now, uid, None)
+    }
+
+    /// What goes on resting although a step was done: a Secret that was repaired, or tried, while its
+    /// renewal rests has not been renewed.
+    fn beside(&self, step: TokenStep, renews: bool, now: Timestamp) -> Option<Hold> {
+        let beside = match step {
+            TokenStep::Verify => true,
+            TokenStep::Repair => renews,
+            TokenStep::Issue | TokenStep::Renew { .. } => false,
+        };
+        let hold = self.hold.as_ref().filter(|_| beside)?;
+        hold.until.is_some_and(|until| until > now).then(|| hold.clone())
     }
 
     /// The same; what passes by itself is tried again after `most` at the latest, unless the other side
@@ -525,6 +546,25 @@ mod tests {
         assert_eq!(tries.failures, 0);
         let first = wait(tries.after(Some(&away), true, now, "uid"));
         assert_eq!((first, tries.failures, tries.untried), (waits[0], 1, 0));
+    }
+
+    // Red when: `beside` lets Repair or Verify count as the end of what rests.
+    #[test]
+    fn a_secret_that_is_repaired_while_its_renewal_rests_is_not_renewed() {
+        let now = Timestamp::UNIX_EPOCH;
+        let refused = Failure::new(Class::Denied, Reason::EntraRefused, "no");
+        let mut tries = Tries::default();
+        tries.after(Some(&refused), true, now, "uid");
+        let rests = tries.hold.clone();
+        let beside = |step, renews| tries.beside(step, renews, now);
+        assert!(rests.is_some());
+        assert_eq!(beside(TokenStep::Repair, true), rests);
+        assert_eq!(beside(TokenStep::Verify, false), rests);
+        // It was the repair that rested.
+        assert_eq!(beside(TokenStep::Repair, false), None);
+        assert_eq!(beside(TokenStep::Renew { expires: None }, true), None);
+        let later = now + SignedDuration::from_hours(1);
+        assert_eq!(tries.beside(TokenStep::Repair, true, later), None);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use consent::{Declared, declared};
 use token::token_work;
 
 pub use claim::gave_all;
-pub use token::not_ours;
+pub use token::{is_due, not_ours};
 
 /// A `ConfigMap` with an object id is read again after this time.
 const SOURCE_EVERY: SignedDuration = SignedDuration::from_mins(10);
