@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
+use super::secret::TokenRecord;
 use super::{Class, Desired, Failure, Holder, ObjectId, Reason};
 use crate::api::PrincipalType;
 
@@ -16,6 +19,17 @@ pub struct Publication<'a> {
     pub holders: Option<&'a BTreeMap<ObjectId, Holder>>,
     /// The principal of the token that the Secret has now: it was checked when that was written.
     pub published: Option<&'a ObjectId>,
+}
+
+/// Whether a token is worth writing over the recorded one. Who asks for a new token gets it although
+/// it may end sooner: Entra gives each a life of its own, and what was got later is not older. Without
+/// that only a later end counts.
+pub fn is_newer(sha256: &str, expires: Timestamp, record: &TokenRecord, asked: bool) -> bool {
+    if asked {
+        sha256 != record.sha256
+    } else {
+        expires > record.expires_at
+    }
 }
 
 /// Checks the principal of a token against the role and the server's administrators.

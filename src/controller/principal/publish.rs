@@ -10,7 +10,7 @@ use crate::cluster::{SecretContent, SecretMeta, WriteError};
 use crate::controller::Context;
 use crate::controller::index::{Verified, version};
 use crate::model::plan::not_ours;
-use crate::model::publish::{Publication, check};
+use crate::model::publish::{Publication, check, is_newer};
 use crate::model::secret::{
     Connection, Content, SecretFacts, TokenRecord, fingerprint, identity_of,
 };
@@ -86,12 +86,18 @@ impl Target<'_> {
         let Some(seen) = &self.world.secret else {
             return self.create(token).await;
         };
-        if let (Some(ends), Some(record)) = (present_ends, self.present())
-            && token.expires_at <= ends
+        let asked = |record: &TokenRecord| {
+            self.desired.renew.is_some() && self.desired.renew != record.renewed
+        };
+        let newer = |record: &TokenRecord| {
+            let sha256 = fingerprint(token.expose());
+            is_newer(&sha256, token.expires_at, record, asked(record))
+        };
+        if let (Some(_), Some(record)) = (present_ends, self.present())
+            && !newer(&record)
         {
             // That somebody asked is done with: there is nothing newer to get.
-            let asked = self.desired.renew.is_some() && self.desired.renew != record.renewed;
-            let published = if asked {
+            let published = if asked(&record) {
                 self.rewrite(self.desired.renew.as_ref()).await?
             } else {
                 Published::kept(record)

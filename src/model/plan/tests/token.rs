@@ -141,6 +141,21 @@ fn a_new_value_of_the_annotation_renews_once() {
     assert!(!ask(None, Some("now")));
 }
 
+// Red when: `is_newer` compares only ends, so that a wish is taken for obeyed and nothing is written.
+#[test]
+fn who_asks_for_a_new_token_gets_it_although_it_ends_sooner() {
+    let present = TokenRecord {
+        sha256: "present".to_owned(),
+        ..record(-10, 80)
+    };
+    let newer = |sha256, end, asked| is_newer(sha256, noon() + minutes(end), &present, asked);
+    assert!(newer("new", 60, true));
+    assert!(!newer("new", 60, false), "never older over newer");
+    assert!(!newer("present", 80, true), "the back end keeps it");
+    assert!(!newer("new", 80, false));
+    assert!(newer("new", 81, false));
+}
+
 #[test]
 fn a_published_token_that_was_not_tried_is_tried_until_it_has_signed_in() {
     let step = |verify, verified, until: Option<i64>| {
