@@ -37,7 +37,8 @@ pub fn renew_at(issued: Timestamp, expires: Timestamp, renew: Renew, uid: &str) 
     // Truncated: never later than the margin asks for, but for the least stay.
     let after = (life - margin - earlier).max(least_stay(life).as_secs_f64());
     let after = SignedDuration::from_secs_f64(after.floor());
-    issued.saturating_add(after).unwrap_or(expires)
+    // Whatever is recorded of its beginning.
+    issued.saturating_add(after).unwrap_or(expires).min(expires)
 }
 
 /// How long a token of that life, in seconds, stays at least.
@@ -149,6 +150,13 @@ mod tests {
         assert_eq!(look_at(at(90), false, at(10)), Some(at(90)));
         // What was due before and is not renewed rests, and that has its own time.
         assert_eq!(look_at(at(9), false, at(10)), None);
+    }
+
+    // Red when: `renew_at` believes a beginning that lies behind the end.
+    #[test]
+    fn a_token_that_is_said_to_begin_after_its_end_is_renewed_by_its_end() {
+        let due = renew_at(at(9_999), at(3600), Renew::Percentage(33), "some-uid");
+        assert_eq!(due, at(3600));
     }
 
     #[test]
