@@ -262,7 +262,7 @@ impl Target<'_> {
     }
 
     fn record(&self, token: &AccessToken) -> TokenRecord {
-        TokenRecord {
+        let record = TokenRecord {
             issued_at: self.ctx.reporter.clock.now(),
             expires_at: token.expires_at,
             sha256: fingerprint(token.expose()),
@@ -270,7 +270,8 @@ impl Target<'_> {
             identity: identity_of(&self.wanted.identity),
             renewed: (self.desired.renew.clone())
                 .or_else(|| self.present().and_then(|record| record.renewed)),
-        }
+        };
+        record.in_seconds()
     }
 
     fn connection(&self) -> Result<Connection, Failure> {

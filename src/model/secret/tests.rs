@@ -462,6 +462,19 @@ fn a_secret_is_judged_by_the_hash_and_by_what_is_declared() {
     assert_eq!(judge(&locked, &binding), Content::Immutable(Some(record())));
 }
 
+// Red when: `in_seconds` leaves fractions.
+#[test]
+fn a_record_is_what_its_annotations_say() {
+    let fraction = jiff::SignedDuration::from_millis(500);
+    let written = TokenRecord {
+        issued_at: record().issued_at + fraction,
+        expires_at: record().expires_at + fraction,
+        ..record()
+    };
+    let written = written.in_seconds();
+    assert_eq!(TokenRecord::read(&written.annotations()), Some(written));
+}
+
 // Red when: Present::token believes the annotation.
 #[test]
 fn a_token_ends_when_it_says_whatever_the_annotation_says() {
