@@ -10,7 +10,7 @@ use crate::cluster::{SecretContent, SecretMeta, WriteError};
 use crate::controller::Context;
 use crate::controller::index::{Verified, version};
 use crate::model::plan::not_ours;
-use crate::model::publish::{Publication, check, is_newer};
+use crate::model::publish::{Publication, check, could_publish, is_newer};
 use crate::model::secret::{
     Connection, Content, SecretFacts, TokenRecord, fingerprint, identity_of,
 };
@@ -49,6 +49,20 @@ pub(super) struct Target<'a> {
     /// Whether a new token is tried before it is published.
     pub(super) verify: bool,
     pub(super) ctx: &'a Context,
+}
+
+/// Whether a token could be published in this world: if not, none is asked for.
+pub(super) fn ready(desired: &Desired, world: &World) -> Result<(), Failure> {
+    let published = published_before(world).map(|record| record.object_id);
+    let holders = world.observed.holders.as_ref();
+    could_publish(desired, &world.ca, holders, published.as_ref())
+}
+
+fn published_before(world: &World) -> Option<TokenRecord> {
+    match &world.observed.secret {
+        Look::Known(Some(facts)) => facts.content.record().cloned(),
+        _ => None,
+    }
 }
 
 impl Target<'_> {
@@ -255,10 +269,7 @@ impl Target<'_> {
     }
 
     fn present(&self) -> Option<TokenRecord> {
-        match &self.world.observed.secret {
-            Look::Known(Some(facts)) => facts.content.record().cloned(),
-            _ => None,
-        }
+        published_before(self.world)
     }
 
     fn record(&self, token: &AccessToken) -> TokenRecord {

@@ -261,6 +261,23 @@ fn a_suspended_principal_is_left_alone() {
     assert_eq!(next_look, None);
 }
 
+// Red when: `could_publish` lets Entra be asked for what could not be written.
+#[test]
+fn no_token_is_asked_for_that_could_not_be_published() {
+    let nobody = BTreeMap::new();
+    let ours = id(OURS);
+    let away = Failure::new(Class::Transient, Reason::ServerUnreachable, "");
+    let known = Look::Known(None);
+    let could = |ca: &Look<String>, holders, published| {
+        could_publish(&desired(), ca, holders, published).map_err(|failure| failure.class)
+    };
+    assert_eq!(could(&known, Some(&nobody), None), Ok(()));
+    assert_eq!(could(&known, None, Some(&ours)), Ok(()));
+    assert_eq!(could(&known, None, None), Err(Class::Waiting));
+    let unknown = Look::Unknown(away);
+    assert_eq!(could(&unknown, Some(&nobody), Some(&ours)), Err(Class::Transient));
+}
+
 #[test]
 fn only_the_principals_own_token_is_published() {
     let nobody = BTreeMap::new();
