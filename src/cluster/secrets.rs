@@ -94,6 +94,8 @@ impl Cluster {
         body.metadata.uid = Some(meta.uid);
         body.metadata.resource_version = Some(version);
         let params = PatchParams::apply(FIELD_MANAGER).force();
+        // Others may lead since the first time it was asked.
+        self.may_write()?;
         let answer = self
             .api::<Secret>(namespace)
             .patch(name, &params, &Patch::Apply(&body))
@@ -160,10 +162,17 @@ impl Cluster {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
+        self.may_write()?;
         let answer = self
             .api::<Secret>(namespace)
             .patch(name, &params, &Patch::Json::<()>(patch))
             .await;
+        // A test that fails, or something to remove that is gone by now: not what was looked at.
+        if let Err(kube::Error::Api(status)) = &answer
+            && status.code == 422
+        {
+            return Err(changed(namespace, name));
+        }
         written(namespace, name, answer).map(|meta| Some(meta.resource_version))
     }
 }

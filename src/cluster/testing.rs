@@ -1,6 +1,7 @@
 //! An API server that is a function: what was asked is kept, what is answered is the test's.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::http::{Request, Response};
@@ -59,12 +60,15 @@ impl Seen {
     }
 }
 
+/// Lets so many writes through.
 #[derive(Debug)]
-struct Gate(bool);
+struct Gate(AtomicUsize);
 
 impl WriteGate for Gate {
     fn check(&self) -> Result<(), Failure> {
-        if self.0 {
+        let one_less = |left: usize| left.checked_sub(1);
+        let (set, get) = (Ordering::SeqCst, Ordering::SeqCst);
+        if self.0.fetch_update(set, get, one_less).is_ok() {
             return Ok(());
         }
         Err(Failure::new(
@@ -79,16 +83,23 @@ impl WriteGate for Gate {
 pub(crate) fn cluster(
     answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
 ) -> (Cluster, Seen) {
+    leader_for(usize::MAX, answer)
+}
+
+/// A cluster whose leader we are until we have asked so often.
+pub(crate) fn leader_for(
+    checks: usize,
+    answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+) -> (Cluster, Seen) {
     let (client, seen) = client(answer);
-    (Cluster::new(client, Arc::new(Gate(true))), seen)
+    (Cluster::new(client, Arc::new(Gate(checks.into()))), seen)
 }
 
 /// A cluster whose leader is another replica.
 pub(crate) fn standby(
     answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
 ) -> (Cluster, Seen) {
-    let (client, seen) = client(answer);
-    (Cluster::new(client, Arc::new(Gate(false))), seen)
+    leader_for(0, answer)
 }
 
 /// Only the client.

@@ -71,13 +71,19 @@ fn quote(text: &str) -> String {
     safe.chars().take(LONGEST_QUOTE).collect()
 }
 
-/// Header `Retry-After`: seconds or a date.
+/// A date as headers have it.
+pub(super) fn date(text: &str) -> Option<Timestamp> {
+    Some(jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp())
+}
+
+/// Header `Retry-After`: seconds or a date. `now` is best the answer's own `Date`, since their clock
+/// may differ from ours.
 pub(super) fn pause(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     let seconds = text.parse().ok().map(Duration::from_secs);
     let until = || {
-        let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-        Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
+        let left = date(text)?.duration_since(now);
+        Some(Duration::try_from(left).unwrap_or_default())
     };
     Some(seconds.or_else(until)?.min(LONGEST_PAUSE))
 }

@@ -189,6 +189,7 @@ impl Gate {
             None => {}
             Some(Verdict::Answers) => state.answered(client, now),
             Some(Verdict::Throttles(pause)) => {
+                let pause = pause.max(FIRST_PAUSE);
                 // One that is throttled alone is no sign that the others may go on.
                 let alone = state.throttle(client, pause, now);
                 let pause = if alone { FIRST_PAUSE } else { pause };
@@ -253,7 +254,8 @@ impl Trouble {
         if probe || trouble.streak == 0 {
             trouble.streak = trouble.streak.saturating_add(1);
         }
-        let not_before = now + asked.unwrap_or_else(|| pause(trouble.streak));
+        // Whatever it says: a pause of nothing would let everybody go on at once.
+        let not_before = now + asked.unwrap_or_default().max(pause(trouble.streak));
         if not_before >= trouble.not_before {
             trouble.not_before = not_before;
             trouble.reason = reason;
@@ -419,6 +421,23 @@ mod tests {
         assert!(other.as_mut().now_or_never().is_none());
         drop(probe);
         assert!(other.await.expect("the next probe").probe);
+    }
+
+    // Red when: `add` takes what the authority asks for without a floor (`Retry-After: 0`, a date past).
+    #[tokio::test(start_paused = true)]
+    async fn an_authority_that_asks_for_no_pause_gets_one() {
+        for verdict in [
+            Verdict::Fails(Some(Duration::ZERO)),
+            Verdict::Throttles(Duration::ZERO),
+        ] {
+            let gate = gate();
+            for pause in [FIRST_PAUSE, 2 * FIRST_PAUSE, LONGEST_PAUSE] {
+                gate.enter(A).await.expect("open").report(verdict);
+                let failure = gate.check().expect_err("closed");
+                assert_eq!(failure.retry_after, Some(pause), "{verdict:?}");
+                advance(LONGEST_PAUSE).await;
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,6 +38,8 @@ struct State {
     used: usize,
     /// Of those, the ones where no exchange has begun yet.
     idle: usize,
+    /// When the last place was given out.
+    taken: Option<Instant>,
     /// When the last exchange began.
     begun: Option<Instant>,
     /// Since when answers are slow.
@@ -71,6 +73,7 @@ impl Queue {
                 window: 1,
                 used: 0,
                 idle: 0,
+                taken: None,
                 begun: None,
                 slow: None,
                 arrivals: 0,
@@ -158,12 +161,14 @@ impl State {
     /// Takes a place, if there is one now.
     fn take(&mut self, most: usize, now: Instant) -> bool {
         let since = self.begun.map_or(Duration::MAX, |begun| now - begun);
+        // Whoever has not begun for so long waits for Kubernetes: that must not hold up everybody.
+        let idle = self.idle > 0 && self.taken.is_some_and(|taken| now - taken < SLOW);
         let free = match self.slow {
-            Some(slow) => self.idle == 0 && since >= interval(now - slow),
+            Some(slow) => !idle && since >= interval(now - slow),
             None => self.used < self.window,
         };
-        // Whoever is ahead has not been answered for a while: that must not hold up everybody.
-        let overdue = self.slow.is_none() && self.idle == 0 && since >= SLOW;
+        // Whoever is ahead has not been answered for a while: nor must that.
+        let overdue = self.slow.is_none() && !idle && since >= SLOW;
         if self.used >= most || !(free || overdue) {
             return false;
         }
@@ -172,6 +177,7 @@ impl State {
         }
         self.used += 1;
         self.idle += 1;
+        self.taken = Some(now);
         true
     }
 
@@ -284,7 +290,7 @@ mod tests {
         queue.enter(renewal(1)).now_or_never()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_most_urgent_goes_first_and_equals_go_in_order_of_arrival() {
         let queue = Queue::new(1);
         let held = queue.enter(Urgency::NeverIssued).await;
@@ -323,7 +329,7 @@ mod tests {
         assert_eq!((state.used, state.idle), (0, 0));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_place_is_not_lost_with_those_who_stopped_waiting() {
         let queue = Queue::new(1);
         let held = queue.enter(Urgency::NeverIssued).await;
@@ -403,6 +409,21 @@ mod tests {
         quick.begin();
         quick.end(true);
         assert!(now(&queue).is_some(), "what hangs holds up nobody");
+    }
+
+    // Red when: `take` waits for whoever has a place and has not begun (a read of Kubernetes that hangs).
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_begin_holds_up_nobody_for_long() {
+        let queue = Queue::new(16);
+        let start = Instant::now();
+        let _hangs = now(&queue).expect("free");
+        assert!(now(&queue).is_none());
+        let mut next = queue.enter(renewal(1)).await;
+        assert_eq!(start.elapsed().as_secs(), 1);
+        assert!(now(&queue).is_none(), "one at a time");
+        next.begin();
+        next.end(true);
+        assert!(now(&queue).is_some(), "and then as before");
     }
 
     #[test]

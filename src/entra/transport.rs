@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::error::ErrorKind;
-use azure_core::http::headers::RETRY_AFTER;
+use azure_core::http::headers::{HeaderName, RETRY_AFTER};
 use azure_core::http::{AsyncRawResponse, AsyncResponseBody, HttpClient, Request, StatusCode, Url};
 use futures::StreamExt as _;
 
 use super::locked;
 use super::network::Network;
 
+const DATE: HeaderName = HeaderName::from_static("date");
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// No answer of Entra comes near; more is not read.
@@ -61,6 +62,8 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// Header `Retry-After` as it came.
     pub(super) retry_after: Option<String>,
+    /// Header `Date` as it came.
+    pub(super) date: Option<String>,
     /// Only of answers that are not a success: a success has the token in it.
     pub(super) body: String,
 }
@@ -173,6 +176,7 @@ impl OneShot {
         let answer = Answer {
             status: u16::from(status),
             retry_after: headers.get_optional_string(&RETRY_AFTER),
+            date: headers.get_optional_string(&DATE),
             body: text,
         };
         let response = AsyncRawResponse::from_bytes(status, headers, body);

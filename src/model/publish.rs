@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Class, Desired, Failure, Holder, ObjectId, Reason};
+use jiff::Timestamp;
+
+use super::secret::TokenRecord;
+use super::{Class, Desired, Failure, Holder, Look, ObjectId, Reason};
 use crate::api::PrincipalType;
 
 /// What is known when a token is about to be written.
@@ -16,6 +19,43 @@ pub struct Publication<'a> {
     pub holders: Option<&'a BTreeMap<ObjectId, Holder>>,
     /// The principal of the token that the Secret has now: it was checked when that was written.
     pub published: Option<&'a ObjectId>,
+}
+
+/// Whether a token could be published at all, whomever it speaks for: asked before Entra is.
+///
+/// # Errors
+/// Why the CA is not known; `ServerUnreachable` (waiting) while nobody can say who the server's
+/// administrators are and no token was checked before.
+pub fn could_publish(
+    desired: &Desired,
+    ca: &Look<String>,
+    holders: Option<&BTreeMap<ObjectId, Holder>>,
+    published: Option<&ObjectId>,
+) -> Result<(), Failure> {
+    if let Look::Unknown(cause) = ca {
+        return Err(cause.clone());
+    }
+    if holders.is_none() && published.is_none() {
+        let message = format!(
+            "waiting for server {}: who its administrators are is not known yet, and their tokens are \
+             never written",
+            desired.server
+        );
+        let reason = Reason::ServerUnreachable;
+        return Err(Failure::new(Class::Waiting, reason, message));
+    }
+    Ok(())
+}
+
+/// Whether a token is worth writing over the recorded one. Who asks for a new token gets it although
+/// it may end sooner: Entra gives each a life of its own, and what was got later is not older. Without
+/// that only a later end counts.
+pub fn is_newer(sha256: &str, expires: Timestamp, record: &TokenRecord, asked: bool) -> bool {
+    if asked {
+        sha256 != record.sha256
+    } else {
+        expires > record.expires_at
+    }
 }
 
 /// Checks the principal of a token against the role and the server's administrators.

@@ -6,6 +6,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::spread;
 
+/// So much of its life a token stays at least, however early its renewal is declared: an exchange and
+/// two writes every few seconds would help nobody.
+const LEAST_STAY: f64 = 1.0 / 60.0;
+/// No token has to stay longer than that.
+const LONGEST_STAY: Duration = Duration::from_secs(60);
+/// When a renewal is looked at that is due as soon as the Secret is written.
+const AT_ONCE: SignedDuration = SignedDuration::from_secs(1);
+
 /// How long before its end a token is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renew {
@@ -26,9 +34,36 @@ pub fn renew_at(issued: Timestamp, expires: Timestamp, renew: Renew, uid: &str) 
         Renew::Percentage(percentage) => life * f64::from(percentage) / 100.0,
     };
     let earlier = (margin * 0.1).min((life - margin) * 0.1) * spread(uid);
-    // Truncated: never later than the margin asks for.
-    let after = SignedDuration::from_secs_f64((life - margin - earlier).floor());
-    issued.saturating_add(after).unwrap_or(expires)
+    // Truncated: never later than the margin asks for, but for the least stay.
+    let after = (life - margin - earlier).max(least_stay(life).as_secs_f64());
+    let after = SignedDuration::from_secs_f64(after.floor());
+    // Whatever is recorded of its beginning.
+    issued.saturating_add(after).unwrap_or(expires).min(expires)
+}
+
+/// How long a token of that life, in seconds, stays at least.
+fn least_stay(life: f64) -> Duration {
+    Duration::from_secs_f64(life * LEAST_STAY).min(LONGEST_STAY)
+}
+
+/// How long the token stays although it is declared to be renewed sooner after it was got.
+pub fn stays(issued: Timestamp, expires: Timestamp, renew: Renew) -> Option<Duration> {
+    let life = seconds(expires.duration_since(issued)).max(0.0);
+    let Renew::Before(before) = renew else {
+        return None;
+    };
+    let least = least_stay(life);
+    let left = life - before.as_secs_f64();
+    (left > 0.0 && left < least.as_secs_f64()).then_some(least)
+}
+
+/// When to look for a renewal: one that was due when its token was written is still ahead.
+pub fn look_at(due: Timestamp, written: bool, now: Timestamp) -> Option<Timestamp> {
+    if written {
+        let soon = now.saturating_add(AT_ONCE).unwrap_or(now);
+        return Some(due.max(soon));
+    }
+    (due > now).then_some(due)
 }
 
 /// Whether more time is declared than the token lives.
@@ -90,6 +125,38 @@ mod tests {
             |seconds| is_clamped(at(0), at(600), Renew::Before(Duration::from_secs(seconds)));
         assert_eq!([599, 600].map(clamps), [false, true]);
         assert!(!is_clamped(at(0), at(0), Renew::Percentage(66)));
+    }
+
+    // Red when: `renew_at` has no least stay. A life just above `renewBefore` was renewed in a loop.
+    #[test]
+    fn however_early_a_renewal_is_declared_the_token_stays_a_while() {
+        let hour = Renew::Before(Duration::from_secs(3600));
+        for (life, least) in [(3601, 60), (3640, 60), (3659, 60), (5400, 1_620)] {
+            let renewed = after(life, hour);
+            assert!((least..life).contains(&renewed), "{life}: {renewed}");
+        }
+        let stays = |life| stays(at(0), at(life), hour).map(|stay| stay.as_secs());
+        assert_eq!(
+            [3600, 3601, 3659, 3660].map(stays),
+            [None, Some(60), Some(60), None]
+        );
+    }
+
+    // Red when: `look_at` leaves out what is due already, as if somebody else would come for it.
+    #[test]
+    fn a_renewal_that_is_due_when_its_token_was_written_is_looked_at() {
+        assert_eq!(look_at(at(9), true, at(10)), Some(at(11)));
+        assert_eq!(look_at(at(90), true, at(10)), Some(at(90)));
+        assert_eq!(look_at(at(90), false, at(10)), Some(at(90)));
+        // What was due before and is not renewed rests, and that has its own time.
+        assert_eq!(look_at(at(9), false, at(10)), None);
+    }
+
+    // Red when: `renew_at` believes a beginning that lies behind the end.
+    #[test]
+    fn a_token_that_is_said_to_begin_after_its_end_is_renewed_by_its_end() {
+        let due = renew_at(at(9_999), at(3600), Renew::Percentage(33), "some-uid");
+        assert_eq!(due, at(3600));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::cluster::MANAGED_BY;
-use crate::cluster::testing::{Answer, Asked, cluster, standby};
+use crate::cluster::testing::{Answer, Asked, cluster, leader_for, standby};
 
 fn content() -> SecretContent {
     SecretContent {
@@ -201,6 +201,45 @@ async fn keys_that_the_post_brought_and_nobody_wants_any_more_are_taken_away() {
         ])
     );
     assert_eq!(requests[2].body["metadata"]["resourceVersion"], "8");
+}
+
+/// A Secret with a key of ours that is wanted no more.
+fn with_leftover() -> Value {
+    let mut found = stored("owner-1", "7");
+    found["metadata"]["managedFields"] = json!([
+        {"manager": FIELD_MANAGER, "operation": "Update", "fieldsV1": {
+            "f:data": {"f:PGPASSWORD": {}},
+        }},
+    ]);
+    found
+}
+
+// Red when: `remove_leftovers` takes 422 for an invalid Secret, which would rest as refused.
+#[tokio::test]
+async fn a_removal_whose_test_fails_is_a_conflict() {
+    let (cluster, log) = cluster(|asked| match asked.method.as_str() {
+        "GET" => Answer::ok(with_leftover()),
+        _ => Answer::refusal(422, "Invalid", "testing path /metadata/resourceVersion failed"),
+    });
+    let error = cluster
+        .apply_secret("orders", "app", &content(), &seen("7"))
+        .await;
+    assert!(matches!(error, Err(WriteError::Conflict(_))), "{error:?}");
+    assert_eq!(log.requests().len(), 2, "nothing more is written");
+}
+
+// Red when: `apply_secret` asks only once whether it may write.
+#[tokio::test]
+async fn who_stops_leading_between_two_writes_does_not_make_the_second() {
+    for (found, requests) in [(stored("owner-1", "7"), 1), (with_leftover(), 2)] {
+        let checks = requests;
+        let (cluster, log) = leader_for(checks, move |_| Answer::ok(found.clone()));
+        let error = cluster
+            .apply_secret("orders", "app", &content(), &seen("7"))
+            .await;
+        assert_eq!(reason(error.expect_err("standby")), Reason::NotLeader);
+        assert_eq!(log.requests().len(), requests);
+    }
 }
 
 #[tokio::test]

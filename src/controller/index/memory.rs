@@ -53,8 +53,10 @@ impl Memory {
 /// The attempts of one half.
 #[derive(Clone, Debug, Default)]
 pub struct Tries {
-    /// Failures in a row.
+    /// Attempts in a row that failed.
     pub failures: u32,
+    /// Passes in a row in which nothing could be tried.
+    pub untried: u32,
     /// Rests until then.
     pub hold: Option<Hold>,
 }

@@ -96,8 +96,18 @@ pub(super) async fn execute(
         .map_or(Ok(()), |failure| Err(failure.clone()));
     // A first token that waits for its role has not been asked for.
     let waits = matches!(token, Ok(Some(TokenStep::Issue))) && signs_in.is_err() && held.is_none();
+    let asks = matches!(token, Ok(Some(TokenStep::Issue | TokenStep::Renew { .. })));
+    let mut could = true;
+    if asks
+        && held.is_none()
+        && !waits
+        && let Err(failure) = publish::ready(desired, world)
+    {
+        could = false;
+        token = Err(failure);
+    }
     let token_tried = match &plan.token {
-        Ok(Some(_)) => !waits,
+        Ok(Some(_)) => !waits && could,
         Ok(None) => after_token,
         Err(_) => false,
     };

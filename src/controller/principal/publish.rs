@@ -10,7 +10,7 @@ use crate::cluster::{SecretContent, SecretMeta, WriteError};
 use crate::controller::Context;
 use crate::controller::index::{Verified, version};
 use crate::model::plan::not_ours;
-use crate::model::publish::{Publication, check};
+use crate::model::publish::{Publication, check, could_publish, is_newer};
 use crate::model::secret::{
     Connection, Content, SecretFacts, TokenRecord, fingerprint, identity_of,
 };
@@ -51,6 +51,20 @@ pub(super) struct Target<'a> {
     pub(super) ctx: &'a Context,
 }
 
+/// Whether a token could be published in this world: if not, none is asked for.
+pub(super) fn ready(desired: &Desired, world: &World) -> Result<(), Failure> {
+    let published = published_before(world).map(|record| record.object_id);
+    let holders = world.observed.holders.as_ref();
+    could_publish(desired, &world.ca, holders, published.as_ref())
+}
+
+fn published_before(world: &World) -> Option<TokenRecord> {
+    match &world.observed.secret {
+        Look::Known(Some(facts)) => facts.content.record().cloned(),
+        _ => None,
+    }
+}
+
 impl Target<'_> {
     /// Makes the Secret with its first token.
     pub(super) async fn create(&self, token: &AccessToken) -> Result<Published, Failure> {
@@ -86,12 +100,18 @@ impl Target<'_> {
         let Some(seen) = &self.world.secret else {
             return self.create(token).await;
         };
-        if let (Some(ends), Some(record)) = (present_ends, self.present())
-            && token.expires_at <= ends
+        let asked = |record: &TokenRecord| {
+            self.desired.renew.is_some() && self.desired.renew != record.renewed
+        };
+        let newer = |record: &TokenRecord| {
+            let sha256 = fingerprint(token.expose());
+            is_newer(&sha256, token.expires_at, record, asked(record))
+        };
+        if let (Some(_), Some(record)) = (present_ends, self.present())
+            && !newer(&record)
         {
             // That somebody asked is done with: there is nothing newer to get.
-            let asked = self.desired.renew.is_some() && self.desired.renew != record.renewed;
-            let published = if asked {
+            let published = if asked(&record) {
                 self.rewrite(self.desired.renew.as_ref()).await?
             } else {
                 Published::kept(record)
@@ -249,14 +269,11 @@ impl Target<'_> {
     }
 
     fn present(&self) -> Option<TokenRecord> {
-        match &self.world.observed.secret {
-            Look::Known(Some(facts)) => facts.content.record().cloned(),
-            _ => None,
-        }
+        published_before(self.world)
     }
 
     fn record(&self, token: &AccessToken) -> TokenRecord {
-        TokenRecord {
+        let record = TokenRecord {
             issued_at: self.ctx.reporter.clock.now(),
             expires_at: token.expires_at,
             sha256: fingerprint(token.expose()),
@@ -264,7 +281,8 @@ impl Target<'_> {
             identity: identity_of(&self.wanted.identity),
             renewed: (self.desired.renew.clone())
                 .or_else(|| self.present().and_then(|record| record.renewed)),
-        }
+        };
+        record.in_seconds()
     }
 
     fn connection(&self) -> Result<Connection, Failure> {

@@ -14,8 +14,8 @@ use crate::controller::{Context, result_of};
 use crate::model::backoff::delay;
 use crate::model::desired::RECONCILE;
 use crate::model::observed::Hold;
-use crate::model::plan::Plan;
-use crate::model::refresh::{is_clamped, longest_wait, not_yet, renew_at};
+use crate::model::plan::{Plan, TokenStep, is_due};
+use crate::model::refresh::{is_clamped, longest_wait, look_at, not_yet, renew_at, stays};
 use crate::model::report::{self, LoginOutcome, Outcome, RoleChange, TokenOutcome, notes};
 use crate::model::secret::{Content, SecretFacts, TokenRecord};
 use crate::model::{Class, Desired, Failure, Look, Reason};
@@ -83,7 +83,16 @@ pub(super) async fn report(
     let living = present(desired, world).filter(|record| record.expires_at > now);
     let most = living.map(|record| longest_wait(now, record.expires_at));
     let failed = token.as_ref().err();
-    looks.push((memory.token).after_within(failed, token_tried, now, &desired.uid, most));
+    let renews = present(desired, world).is_some_and(|record| is_due(desired, &record, now));
+    let rested = match plan.token {
+        Ok(Some(step)) if failed.is_none() => memory.token.beside(step, renews, now),
+        _ => None,
+    };
+    let waits = rested.clone().filter(|_| renews).and_then(|hold| hold.failure);
+    looks.push(match rested {
+        Some(hold) => hold.until,
+        None => (memory.token).after_within(failed, token_tried, now, &desired.uid, most),
+    });
     let login = login(desired, &token, token_tried);
     if let Some(LoginOutcome::Tried(tried)) = &login {
         let failed = tried.as_ref().err();
@@ -98,6 +107,8 @@ pub(super) async fn report(
     if published.is_some() && was_lost(&world.observed.secret, &ctx.index.status(object)) {
         memory.token.hold = Some(after_loss(desired, now));
     }
+    let written = published.is_some();
+    let rests = memory.token.hold.as_ref().and_then(|hold| hold.until);
     let present = published
         .map(|published| published.record.clone())
         .or_else(|| present(desired, world));
@@ -107,7 +118,9 @@ pub(super) async fn report(
     let early = failures == 0
         && (present.as_ref()).is_some_and(|record| is_early(now, due(desired, record), record));
     let said = present.as_ref().and_then(|record| clamped(desired, record));
-    looks.push((present.as_ref()).and_then(|record| due(desired, record).filter(|due| *due > now)));
+    let due_at = present.as_ref().and_then(|record| due(desired, record));
+    let due_at = due_at.map(|due| rests.map_or(due, |until| due.max(until)));
+    looks.push(due_at.and_then(|due| look_at(due, written, now)));
     let old = ctx.index.status(object);
     let unseen = matches!(world.observed.secret, Look::Unknown(_));
     let token = desired.token.as_ref().map(|wanted| TokenOutcome {
@@ -116,7 +129,7 @@ pub(super) async fn report(
             .and_then(|record| token_status(desired, &record, failures, ctx))
             .or_else(|| report::last_seen(&old, &wanted.secret, now).filter(|_| unseen))
             .or_else(|| none_yet(failures)),
-        failure: token.err().filter(|failure| !(early && is_told(failure))),
+        failure: (token.err().or(waits)).filter(|failure| !(early && is_told(failure))),
         advice: said,
         login,
     });
@@ -197,14 +210,20 @@ fn nothing_newer(published: &Published, now: Timestamp) -> Option<Hold> {
     })
 }
 
-/// Says that more time was declared than the token lives.
+/// Says that more time was declared than the token lives, or almost as much.
 fn clamped(desired: &Desired, record: &TokenRecord) -> Option<String> {
     let renew = desired.token.as_ref()?.renew;
     let life = record.expires_at.duration_since(record.issued_at);
-    is_clamped(record.issued_at, record.expires_at, renew).then(|| {
+    let clamped = is_clamped(record.issued_at, record.expires_at, renew).then(|| {
         format!(
             "token.renewBefore is not less than the token's life of {life:#}: it counts as two thirds of that"
         )
+    });
+    clamped.or_else(|| {
+        let stays = stays(record.issued_at, record.expires_at, renew)?.as_secs();
+        Some(format!(
+            "token.renewBefore is almost the token's life of {life:#}: a token stays for {stays}s at least"
+        ))
     })
 }
 
@@ -291,6 +310,18 @@ impl Tries {
         self.after_within(failure, tried, now, uid, None)
     }
 
+    /// What goes on resting although a step was done: a Secret that was repaired, or tried, while its
+    /// renewal rests has not been renewed.
+    fn beside(&self, step: TokenStep, renews: bool, now: Timestamp) -> Option<Hold> {
+        let beside = match step {
+            TokenStep::Verify => true,
+            TokenStep::Repair => renews,
+            TokenStep::Issue | TokenStep::Renew { .. } => false,
+        };
+        let hold = self.hold.as_ref().filter(|_| beside)?;
+        hold.until.is_some_and(|until| until > now).then(|| hold.clone())
+    }
+
     /// The same; what passes by itself is tried again after `most` at the latest, unless the other side
     /// asked for more.
     fn after_within(
@@ -309,7 +340,10 @@ impl Tries {
         let Some(failure) = failure else {
             // What rests goes on resting while there is nothing to do.
             let hold = self.hold.take().filter(|_| rests.is_some() && !tried);
-            *self = Self { failures: 0, hold };
+            *self = Self {
+                hold,
+                ..Self::default()
+            };
             return None;
         };
         if let (Some(until), false) = (rests, tried) {
@@ -317,7 +351,15 @@ impl Tries {
         }
         // Who was told to wait has not tried anything.
         let told = is_told(failure);
-        self.failures = self.failures.saturating_add(u32::from(!told));
+        // Nor has who could not even begin: that must not make the first attempt's wait longer.
+        let counted = if tried {
+            self.untried = 0;
+            &mut self.failures
+        } else {
+            &mut self.untried
+        };
+        *counted = counted.saturating_add(u32::from(!told));
+        let attempt = (*counted).max(1);
         let again = match failure.class {
             // What others refused once it was tried they may take later, and nobody tells us.
             Class::Invalid if tried => Failure {
@@ -329,7 +371,7 @@ impl Tries {
         let passes = matches!(again.class, Class::Transient);
         let most = most.filter(|_| passes);
         let most = most.map(|most| most.max(again.retry_after.unwrap_or_default()));
-        let wait = delay(&again, self.failures.max(1), uid);
+        let wait = delay(&again, attempt, uid);
         let wait = wait.map(|wait| most.map_or(wait, |most| wait.min(most)));
         let until = wait.and_then(|wait| {
             now.checked_add(SignedDuration::try_from(wait).unwrap_or(SignedDuration::from_mins(1)))
@@ -476,7 +518,7 @@ mod tests {
         let told = told.retry_after(Duration::from_secs(3));
         let mut tries = Tries {
             failures: 7,
-            hold: None,
+            ..Tries::default()
         };
         let wait = |until: Option<Timestamp>| until.expect("a time").duration_since(now).as_secs();
         let until = tries.after_within(Some(&told), true, now, "uid", None);
@@ -490,6 +532,39 @@ mod tests {
         let asked = failed.retry_after(Duration::from_secs(60));
         let until = tries.after_within(Some(&asked), true, now, "uid", most);
         assert_eq!(wait(until), 60, "the other side knows better");
+    }
+
+    // Red when: `after_within` counts passes without a try as failures.
+    #[test]
+    fn what_could_not_be_tried_has_not_failed_and_does_not_make_the_first_wait_long() {
+        let now = Timestamp::UNIX_EPOCH;
+        let away = Failure::new(Class::Transient, Reason::ServerUnreachable, "away");
+        let wait = |until: Option<Timestamp>| until.expect("a time").duration_since(now).as_secs();
+        let mut tries = Tries::default();
+        let waits = [(); 8].map(|()| wait(tries.after(Some(&away), false, now, "uid")));
+        assert!(waits[0] <= 1 && waits[7] > 40, "it does back off: {waits:?}");
+        assert_eq!(tries.failures, 0);
+        let first = wait(tries.after(Some(&away), true, now, "uid"));
+        assert_eq!((first, tries.failures, tries.untried), (waits[0], 1, 0));
+    }
+
+    // Red when: `beside` lets Repair or Verify count as the end of what rests.
+    #[test]
+    fn a_secret_that_is_repaired_while_its_renewal_rests_is_not_renewed() {
+        let now = Timestamp::UNIX_EPOCH;
+        let refused = Failure::new(Class::Denied, Reason::EntraRefused, "no");
+        let mut tries = Tries::default();
+        tries.after(Some(&refused), true, now, "uid");
+        let rests = tries.hold.clone();
+        let beside = |step, renews| tries.beside(step, renews, now);
+        assert!(rests.is_some());
+        assert_eq!(beside(TokenStep::Repair, true), rests);
+        assert_eq!(beside(TokenStep::Verify, false), rests);
+        // It was the repair that rested.
+        assert_eq!(beside(TokenStep::Repair, false), None);
+        assert_eq!(beside(TokenStep::Renew { expires: None }, true), None);
+        let later = now + SignedDuration::from_hours(1);
+        assert_eq!(tries.beside(TokenStep::Repair, true, later), None);
     }
 
     #[test]

@@ -31,6 +31,7 @@ fn answer(status: u16, body: &str) -> Record {
     Record::Answered(Answer {
         status,
         retry_after: None,
+        date: None,
         body: body.to_owned(),
     })
 }
@@ -153,4 +154,17 @@ fn the_same_answer_gives_the_same_sentence_each_time() {
     };
     let of = |time| failure(&asked(), &answer(401, &body(time)), now()).message;
     assert_eq!(of("2026-11-24T03:00:00Z"), of("2026-11-24T03:00:01Z"));
+}
+
+// Red when: `answered` measures the date against our clock.
+#[test]
+fn a_date_is_measured_by_the_clock_of_who_sent_it() {
+    let answer = Answer {
+        status: 503,
+        retry_after: Some("Tue, 24 Nov 2026 02:00:30 GMT".to_owned()),
+        date: Some("Tue, 24 Nov 2026 02:00:00 GMT".to_owned()),
+        body: String::new(),
+    };
+    let failure = failure(&asked(), &Record::Answered(answer), now());
+    assert_eq!(failure.retry_after, Some(Duration::from_secs(30)));
 }

@@ -18,6 +18,7 @@ fn told(asked: &Asked, status: u16, body: String) -> Failure {
     let record = Record::Answered(Answer {
         status,
         retry_after: None,
+        date: None,
         body,
     });
     failure(asked, &record, Timestamp::UNIX_EPOCH)

@@ -16,7 +16,7 @@ use super::{Evidence, Plan, RoleWork, Steps, TokenStep, evidence, not_ours, plan
 use crate::api::{Adoption, Identity, PrincipalType, TokenSecret, VerifyLogin};
 use crate::model::marker::{CLOSED, Marker};
 use crate::model::observed::{Hold, Login, MarkerOwner, Observed, Record};
-use crate::model::publish::{Publication, check};
+use crate::model::publish::{Publication, check, could_publish, is_newer};
 use crate::model::refresh::Renew;
 use crate::model::secret::{Content, Layout, SecretFacts, TokenRecord};
 use crate::model::tenancy::Allowance;

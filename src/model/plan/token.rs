@@ -53,7 +53,7 @@ pub(super) fn token_work(
             (Some(TokenStep::Renew { expires: None }), None)
         }
         Some(Content::Intact(record) | Content::Differs(record))
-            if due(record) <= now || is_asked_for(desired, record) =>
+            if is_due(desired, record, now) =>
         {
             (
                 Some(TokenStep::Renew {
@@ -93,6 +93,19 @@ fn immutable(desired: &Desired, name: &str) -> Failure {
         desired.key.namespace
     );
     Failure::new(Class::Denied, Reason::SecretImmutable, message)
+}
+
+/// Whether this token is to be renewed now, by its time or because somebody asked.
+pub fn is_due(desired: &Desired, record: &TokenRecord, now: Timestamp) -> bool {
+    let due = |token: &DesiredToken| {
+        let TokenRecord {
+            issued_at,
+            expires_at,
+            ..
+        } = record;
+        renew_at(*issued_at, *expires_at, token.renew, &desired.uid) <= now
+    };
+    desired.token.as_ref().is_some_and(due) || is_asked_for(desired, record)
 }
 
 /// Whether somebody wants a new token now. Each value is obeyed once: the Secret remembers it.

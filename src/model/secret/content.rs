@@ -2,6 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+
 use super::{Connection, Layout, TokenRecord};
 
 /// What we wrote of a Secret, by the books of the API server. The rest is others', and stays.
@@ -31,10 +35,15 @@ pub struct Present {
 }
 
 impl Present {
-    /// Its record, and the token that is recorded.
+    /// Its record, and the token that is recorded. When that ends it knows best itself: anybody may
+    /// write an annotation, and a token that is believed to live is not renewed.
     pub fn token(&self, layout: &Layout) -> Option<(TokenRecord, &str)> {
         let record = TokenRecord::read(&self.annotations)?;
         let token = layout.token_in(&self.data, &record.sha256)?;
+        let record = TokenRecord {
+            expires_at: end_of(token).unwrap_or(record.expires_at),
+            ..record
+        };
         Some((record, token))
     }
 
@@ -52,6 +61,13 @@ impl Present {
             && matches(labels, &written.labels, layout.labels())
             && matches(annotations, &written.annotations, layout.annotations())
     }
+}
+
+/// The end of a token's life, as its claims say.
+fn end_of(token: &str) -> Option<Timestamp> {
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    Timestamp::from_second(claims.get("exp")?.as_i64()?).ok()
 }
 
 fn matches(
@@ -88,8 +104,9 @@ impl Content {
         let Some((record, token)) = found else {
             return Self::Broken;
         };
+        let recorded = TokenRecord::read(&present.annotations).as_ref() == Some(&record);
         match layout.render(connection, token, record.expires_at) {
-            Ok(wanted) if present.is_as_declared(&wanted, layout) => Self::Intact(record),
+            Ok(wanted) if recorded && present.is_as_declared(&wanted, layout) => Self::Intact(record),
             // What cannot be rendered is reported by whoever tries to write it.
             Ok(_) | Err(_) => Self::Differs(record),
         }

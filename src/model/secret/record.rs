@@ -44,6 +44,17 @@ pub struct TokenRecord {
 }
 
 impl TokenRecord {
+    /// The same as its annotations hold it, in whole seconds: else a restart would find other times than
+    /// were counted with before, and write them to each status.
+    #[must_use]
+    pub fn in_seconds(self) -> Self {
+        Self {
+            issued_at: second(self.issued_at),
+            expires_at: second(self.expires_at),
+            ..self
+        }
+    }
+
     /// Reads the annotations; `None` when they are incomplete.
     pub fn read(annotations: &BTreeMap<String, String>) -> Option<Self> {
         Some(Self {
@@ -58,19 +69,18 @@ impl TokenRecord {
 
     /// The annotations that record it.
     pub fn annotations(&self) -> BTreeMap<String, String> {
-        let second = |time: Timestamp| {
-            Timestamp::from_second(time.as_second())
-                .unwrap_or(time)
-                .to_string()
-        };
         let renewed = (self.renewed.clone()).map(|value| (RENEWED.to_owned(), value));
         let fixed = [
-            (ISSUED_AT.to_owned(), second(self.issued_at)),
-            (EXPIRES_AT.to_owned(), second(self.expires_at)),
+            (ISSUED_AT.to_owned(), second(self.issued_at).to_string()),
+            (EXPIRES_AT.to_owned(), second(self.expires_at).to_string()),
             (TOKEN_SHA256.to_owned(), self.sha256.clone()),
             (TOKEN_OBJECT_ID.to_owned(), self.object_id.to_string()),
             (IDENTITY_SHA256.to_owned(), self.identity.clone()),
         ];
         fixed.into_iter().chain(renewed).collect()
     }
+}
+
+fn second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

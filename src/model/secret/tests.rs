@@ -462,6 +462,43 @@ fn a_secret_is_judged_by_the_hash_and_by_what_is_declared() {
     assert_eq!(judge(&locked, &binding), Content::Immutable(Some(record())));
 }
 
+// Red when: `in_seconds` leaves fractions.
+#[test]
+fn a_record_is_what_its_annotations_say() {
+    let fraction = jiff::SignedDuration::from_millis(500);
+    let written = TokenRecord {
+        issued_at: record().issued_at + fraction,
+        expires_at: record().expires_at + fraction,
+        ..record()
+    };
+    let written = written.in_seconds();
+    assert_eq!(TokenRecord::read(&written.annotations()), Some(written));
+}
+
+// Red when: Present::token believes the annotation.
+#[test]
+fn a_token_ends_when_it_says_whatever_the_annotation_says() {
+    let layout = layout(&[SecretFormat::ServiceBinding], &[]);
+    let claims = URL_SAFE_NO_PAD.encode(format!(r#"{{"exp":{}}}"#, end().as_second()));
+    let token = format!("eyJhbGciOiJub25lIn0.{claims}.c2ln-_x");
+    let record = TokenRecord {
+        sha256: fingerprint(&token),
+        ..record()
+    };
+    let mut secret = Present {
+        data: layout
+            .render(&connection(), &token, end())
+            .expect("rendered"),
+        annotations: record.annotations(),
+        ..present(&layout)
+    };
+    let judge = |secret: &Present| Content::judge(secret, &connection(), &layout);
+    assert_eq!(judge(&secret), Content::Intact(record.clone()));
+    let later = "2099-01-01T00:00:00Z".to_owned();
+    secret.annotations.insert(EXPIRES_AT.to_owned(), later);
+    assert_eq!(judge(&secret), Content::Differs(record));
+}
+
 #[test]
 fn labels_and_annotations_of_the_template_are_compared() {
     let spec = TokenSecret {

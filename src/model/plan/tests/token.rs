@@ -141,6 +141,21 @@ fn a_new_value_of_the_annotation_renews_once() {
     assert!(!ask(None, Some("now")));
 }
 
+// Red when: `is_newer` compares only ends, so that a wish is taken for obeyed and nothing is written.
+#[test]
+fn who_asks_for_a_new_token_gets_it_although_it_ends_sooner() {
+    let present = TokenRecord {
+        sha256: "present".to_owned(),
+        ..record(-10, 80)
+    };
+    let newer = |sha256, end, asked| is_newer(sha256, noon() + minutes(end), &present, asked);
+    assert!(newer("new", 60, true));
+    assert!(!newer("new", 60, false), "never older over newer");
+    assert!(!newer("present", 80, true), "the back end keeps it");
+    assert!(!newer("new", 80, false));
+    assert!(newer("new", 81, false));
+}
+
 #[test]
 fn a_published_token_that_was_not_tried_is_tried_until_it_has_signed_in() {
     let step = |verify, verified, until: Option<i64>| {
@@ -244,6 +259,23 @@ fn a_suspended_principal_is_left_alone() {
     assert_eq!(role.map_err(|f| f.reason), Err(Reason::Suspended));
     assert_eq!(token.map_err(|f| f.reason), Err(Reason::Suspended));
     assert_eq!(next_look, None);
+}
+
+// Red when: `could_publish` lets Entra be asked for what could not be written.
+#[test]
+fn no_token_is_asked_for_that_could_not_be_published() {
+    let nobody = BTreeMap::new();
+    let ours = id(OURS);
+    let away = Failure::new(Class::Transient, Reason::ServerUnreachable, "");
+    let known = Look::Known(None);
+    let could = |ca: &Look<String>, holders, published| {
+        could_publish(&desired(), ca, holders, published).map_err(|failure| failure.class)
+    };
+    assert_eq!(could(&known, Some(&nobody), None), Ok(()));
+    assert_eq!(could(&known, None, Some(&ours)), Ok(()));
+    assert_eq!(could(&known, None, None), Err(Class::Waiting));
+    let unknown = Look::Unknown(away);
+    assert_eq!(could(&unknown, Some(&nobody), Some(&ours)), Err(Class::Transient));
 }
 
 #[test]
