@@ -59,22 +59,32 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     metrics.leading(settings.lease.is_none());
     let cluster = Cluster::new(client.clone(), Arc::new(leadership.clone()));
     let release = CancellationToken::new();
+    let lost = CancellationToken::new();
     let elector = elect(
         &settings,
         client.clone(),
         &leadership,
         &clock,
         &metrics,
-        &release,
+        (&release, &lost),
     );
     let drain = asked_to_stop()?;
-    let parts = Parts::start(settings, cluster, &leadership, clock, metrics).await?;
-    let lost = tokio::select! {
-        () = drain.cancelled() => false,
-        () = parts.ready(&readiness, &leadership) => {
-            tracing::info!("leading: principals and servers are kept as declared");
-            until_drained(parts.control(&drain), &leadership, &drain).await
-        }
+    let starting = async {
+        let parts = Parts::start(settings, cluster, &leadership, clock, metrics).await?;
+        parts.ready(&readiness, &leadership).await;
+        Ok(parts)
+    };
+    let outcome: Result<bool, Failure> = tokio::select! {
+        () = drain.cancelled() => Ok(false),
+        // At any time: who does not lead any more never does again.
+        () = lost.cancelled() => Ok(true),
+        parts = starting => match parts {
+            Ok(parts) => {
+                tracing::info!("leading: principals and servers are kept as declared");
+                Ok(until_drained(parts.control(&drain), &lost, &drain).await)
+            }
+            Err(failure) => Err(failure),
+        },
     };
     release.cancel();
     if let Some(elector) = elector {
@@ -83,7 +93,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     }
     end.cancel();
     let _ = serving.await;
-    if lost {
+    if outcome? {
         let message = "this replica lost its lease: another one leads, and this one starts anew";
         return Err(Failure::new(Class::Waiting, Reason::NotLeader, message));
     }
@@ -237,13 +247,14 @@ async fn clusters(settings: &Settings, cluster: &Cluster) -> Result<Clusters, Fa
     })
 }
 
+/// `lost` is cancelled when the elector ends, whatever ends it: nobody renews the lease from there on.
 fn elect(
     settings: &Settings,
     client: Client,
     leadership: &Leadership,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
-    release: &CancellationToken,
+    (release, lost): (&CancellationToken, &CancellationToken),
 ) -> Option<JoinHandle<()>> {
     let lease = settings.lease.clone()?;
     let elector = Elector::new(
@@ -253,7 +264,11 @@ fn elect(
         Arc::clone(clock),
         metrics.clone(),
     );
-    Some(tokio::spawn(elector.run(release.clone().cancelled_owned())))
+    let (release, over) = (release.clone(), lost.clone().drop_guard());
+    Some(tokio::spawn(async move {
+        let _over = over;
+        elector.run(release.cancelled_owned()).await;
+    }))
 }
 
 fn count_on_scrape(metrics: &Metrics, broker: &Broker, sessions: &Arc<Sessions>) {
@@ -295,14 +310,14 @@ fn asked_to_stop() -> Result<CancellationToken, Failure> {
 /// because the lease was lost.
 async fn until_drained(
     work: impl Future<Output = ()>,
-    leadership: &Leadership,
+    lost: &CancellationToken,
     drain: &CancellationToken,
 ) -> bool {
     let mut work = std::pin::pin!(work);
     let lost = tokio::select! {
         () = &mut work => return false,
         () = drain.cancelled() => false,
-        () = leadership.lost() => {
+        () = lost.cancelled() => {
             tracing::error!("lost the lease: finishing what is under way, writing nothing more");
             drain.cancel();
             true
