@@ -35,6 +35,9 @@ use crate::telemetry::{Metrics, ServerCounts};
 const WATCHES: &str = "the first list of every watch";
 /// Work under way at the end gets this long; Kubernetes kills after 30 s.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How soon an API server that did not answer is asked again at the start; doubled each time.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+const ASK_AGAIN_MOST: Duration = Duration::from_secs(10);
 
 /// Runs the operator until it is asked to stop.
 ///
@@ -237,7 +240,7 @@ async fn serve(
 async fn clusters(settings: &Settings, cluster: &Cluster) -> Result<Clusters, Failure> {
     let own = match &settings.cluster_id {
         Some(id) => id.clone(),
-        None => cluster.cluster_id().await?,
+        None => own_id(cluster).await?,
     };
     let watched: BTreeSet<String> = settings.watch_namespaces.iter().cloned().collect();
     Ok(Clusters {
@@ -245,6 +248,22 @@ async fn clusters(settings: &Settings, cluster: &Cluster) -> Result<Clusters, Fa
         former: settings.former_cluster_ids.iter().cloned().collect(),
         watched: (!watched.is_empty()).then_some(watched),
     })
+}
+
+/// The cluster's id; asked for again while the API server is away, or every start would fail at once and
+/// Kubernetes make each wait longer than the one before, beyond the outage.
+async fn own_id(cluster: &Cluster) -> Result<String, Failure> {
+    let mut pause = ASK_AGAIN;
+    loop {
+        match cluster.cluster_id().await {
+            Err(failure) if failure.class == Class::Transient => {
+                tracing::warn!("asking for the cluster's id again soon: {failure}");
+            }
+            answer => return answer,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(ASK_AGAIN_MOST);
+    }
 }
 
 /// `lost` is cancelled when the elector ends, whatever ends it: nobody renews the lease from there on.
@@ -391,4 +410,31 @@ fn cannot_start(error: &dyn std::error::Error) -> Failure {
         Reason::Internal,
         format!("cannot start: {error}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::testing::{Answer, cluster};
+
+    // Red when: `own_id` asks once only.
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_at_the_start_is_waited_for_and_a_refusal_is_not() {
+        let asked = AtomicU32::new(0);
+        let (away, _) = cluster(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+            0..6 => Answer::refusal(503, "ServiceUnavailable", "down"),
+            _ => Answer::ok(json!({"metadata": {"name": "kube-system", "uid": "here"}})),
+        });
+        let start = tokio::time::Instant::now();
+        assert_eq!(own_id(&away).await.expect("an id"), "here");
+        // 1 + 2 + 4 + 8 + 10 + 10
+        assert_eq!(start.elapsed().as_secs(), 35);
+        let (refusing, seen) = cluster(|_| Answer::refusal(403, "Forbidden", "no"));
+        assert!(own_id(&refusing).await.is_err());
+        assert_eq!(seen.requests().len(), 1);
+    }
 }
