@@ -98,7 +98,10 @@ impl<K: Resource<DynamicType = ()>> Known<K> {
                 gone.into_iter().map(Change::Gone).collect()
             }
             Event::Init => {
-                self.listing = Some(HashMap::new());
+                // A list that was broken off: what it brought was told of, and may be gone by now.
+                if let Some(half) = self.listing.replace(HashMap::new()) {
+                    self.objects.extend(half);
+                }
                 Vec::new()
             }
             Event::InitApply(DeserializeGuard(Ok(object))) => {
@@ -222,6 +225,23 @@ mod tests {
         }
         known.take(Event::Init);
         known.take(Event::InitApply(object("b")));
+        let changes = known.take(Event::InitDone);
+        assert!(
+            matches!(&changes[..], [Change::Gone(gone)] if gone.name_any() == "a"),
+            "{changes:?}"
+        );
+    }
+
+    // Red when: `Event::Init` throws away what a list brought that was broken off.
+    #[test]
+    fn what_a_list_brought_that_was_broken_off_can_be_gone_too() {
+        let mut known = Known {
+            objects: HashMap::new(),
+            listing: None,
+        };
+        known.take(Event::Init);
+        known.take(Event::InitApply(object("a")));
+        known.take(Event::Init);
         let changes = known.take(Event::InitDone);
         assert!(
             matches!(&changes[..], [Change::Gone(gone)] if gone.name_any() == "a"),
