@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use kube::runtime::controller::{Action, Config as ControllerConfig, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource};
@@ -19,7 +19,7 @@ use crate::api::{EntraPostgresPrincipal, EntraPostgresServer};
 use crate::clock::SystemClock;
 use crate::cluster::{self, Cluster, EventRecorder};
 use crate::controller::feed::{Feed, Objects};
-use crate::controller::index::{Clusters, Index, Wakes};
+use crate::controller::index::{Clusters, Index, Listening, Wakes};
 use crate::controller::watches::Synced;
 use crate::controller::{Context, Never, Reporter, principal, server};
 use crate::entra::{Broker, BrokerOptions};
@@ -111,6 +111,8 @@ struct Parts {
     principal_wake: UnboundedReceiver<ObjectRef<EntraPostgresPrincipal>>,
     servers: Objects<EntraPostgresServer>,
     server_wake: UnboundedReceiver<ObjectRef<EntraPostgresServer>>,
+    /// Until it is on, nothing is sent to the two receivers of each kind.
+    listening: Listening,
     synced: Vec<Synced>,
     /// The watches and the routing of events; they end with this.
     _tasks: JoinSet<()>,
@@ -129,7 +131,9 @@ impl Parts {
         let wakes = Wakes {
             principals,
             servers,
+            listening: Listening::default(),
         };
+        let listening = wakes.listening.clone();
         let index = Arc::new(Index::new(wakes, clusters(&settings, &cluster).await?));
         let broker = Arc::new(Broker::new(BrokerOptions {
             credentials: Arc::new(cluster.clone()),
@@ -151,6 +155,7 @@ impl Parts {
             index: &index,
             metrics: &metrics,
             sessions: &sessions,
+            listening: &listening,
         };
         let (servers, mut synced) = feed.servers(&mut tasks);
         let (principals, principals_synced) = feed.principals(&mut tasks);
@@ -177,6 +182,7 @@ impl Parts {
             principal_wake,
             servers,
             server_wake,
+            listening,
             synced,
             _tasks: tasks,
         })
@@ -200,8 +206,10 @@ impl Parts {
             principal_wake,
             servers,
             server_wake,
+            listening,
             ..
         } = self;
+        listening.begin();
         tokio::join!(
             control(
                 principals,
@@ -369,7 +377,15 @@ async fn control<K, F>(
         + 'static,
     F: Future<Output = Result<Action, Never>> + Send + 'static,
 {
-    let changed = UnboundedReceiverStream::new(changed).map(Ok);
+    // What changed before we listened was not sent: all that is there is looked at.
+    let there: Vec<K> = objects
+        .state()
+        .iter()
+        .map(|object| K::clone(object))
+        .collect();
+    let changed = stream::iter(there)
+        .chain(UnboundedReceiverStream::new(changed))
+        .map(Ok);
     Controller::for_stream(changed, objects)
         // The objects of one server wait for that server; nothing else has to wait for them.
         .with_config(ControllerConfig::default().debounce(Duration::from_millis(20)))

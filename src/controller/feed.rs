@@ -13,7 +13,7 @@ use kube::{Api, Client, Resource};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
-use super::index::{Index, key_of};
+use super::index::{Index, Listening, key_of};
 use super::watches::{Change, Synced, watch};
 use crate::api::{EntraPostgresPrincipal, EntraPostgresServer};
 use crate::cluster::{FIELD_MANAGER, MANAGED_BY, SecretMeta};
@@ -34,6 +34,8 @@ pub struct Feed<'a> {
     pub metrics: &'a Metrics,
     /// Ends with their server objects.
     pub sessions: &'a Arc<Sessions>,
+    /// Whether the controllers take what changed.
+    pub listening: &'a Listening,
 }
 
 /// Objects that changed, and all objects.
@@ -60,7 +62,7 @@ impl Feed<'_> {
         tasks: &mut JoinSet<()>,
     ) -> (Objects<EntraPostgresPrincipal>, Vec<Synced>) {
         let (sender, receiver) = unbounded_channel();
-        let (objects, store) = shelf(sender);
+        let (objects, store) = shelf(sender, self.listening.clone());
         let (index, metrics, sessions) = (
             Arc::clone(self.index),
             self.metrics.clone(),
@@ -88,7 +90,7 @@ impl Feed<'_> {
     /// Watches servers.
     pub fn servers(&self, tasks: &mut JoinSet<()>) -> (Objects<EntraPostgresServer>, Vec<Synced>) {
         let (sender, receiver) = unbounded_channel();
-        let (objects, store) = shelf(sender);
+        let (objects, store) = shelf(sender, self.listening.clone());
         let (index, metrics, sessions) = (
             Arc::clone(self.index),
             self.metrics.clone(),
@@ -136,9 +138,10 @@ impl Feed<'_> {
 struct Shelf<K: Resource<DynamicType = ()> + Clone + 'static> {
     store: Mutex<Writer<K>>,
     changed: UnboundedSender<K>,
+    listening: Listening,
 }
 
-fn shelf<K>(changed: UnboundedSender<K>) -> (Store<K>, Arc<Shelf<K>>)
+fn shelf<K>(changed: UnboundedSender<K>, listening: Listening) -> (Store<K>, Arc<Shelf<K>>)
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
@@ -151,6 +154,7 @@ where
         Arc::new(Shelf {
             store: Mutex::new(writer),
             changed,
+            listening,
         }),
     )
 }
@@ -158,7 +162,8 @@ where
 impl<K: Resource<DynamicType = ()> + Clone + 'static> Shelf<K> {
     fn put(&self, object: &Arc<K>, worth_a_look: bool) {
         self.apply(&Event::Apply(K::clone(object)));
-        if worth_a_look {
+        // In this order: who begins to listen looks into the store afterwards.
+        if worth_a_look && self.listening.is_on() {
             let _ = self.changed.send(K::clone(object));
         }
     }
@@ -170,5 +175,29 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Shelf<K> {
     fn apply(&self, event: &Event<K>) {
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         store.apply_watcher_event(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    // Red when: `put` sends what nobody reads, or keeps it out of the store.
+    #[test]
+    fn a_standby_keeps_objects_and_queues_nothing() {
+        let (sender, mut changed) = unbounded_channel();
+        let listening = Listening::default();
+        let (objects, shelf) = shelf(sender, listening.clone());
+        let mut object = ConfigMap::default();
+        object.metadata.name = Some("a".to_owned());
+        let object = Arc::new(object);
+        shelf.put(&object, true);
+        assert!(changed.try_recv().is_err());
+        assert_eq!(objects.state().len(), 1);
+        listening.begin();
+        shelf.put(&object, true);
+        assert!(changed.try_recv().is_ok());
     }
 }

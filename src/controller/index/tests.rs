@@ -5,20 +5,8 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
 use crate::api::{EntraPostgresPrincipalStatus, TokenStatus};
+use crate::controller::testing::index;
 use crate::model::{Cloud, DesiredServer};
-
-fn index() -> Index {
-    let wakes = Wakes {
-        principals: unbounded_channel().0,
-        servers: unbounded_channel().0,
-    };
-    let clusters = Clusters {
-        own: "here".to_owned(),
-        former: Vec::new(),
-        watched: None,
-    };
-    Index::new(wakes, clusters)
-}
 
 fn principal(uid: &str, server: &str, status: &Value) -> Arc<EntraPostgresPrincipal> {
     let object = json!({
@@ -190,7 +178,9 @@ fn a_server_is_woken_when_somebody_begins_or_ends_to_need_it() {
     let wakes = Wakes {
         principals: unbounded_channel().0,
         servers,
+        listening: Listening::default(),
     };
+    wakes.listening.begin();
     let index = Index { wakes, ..index() };
     let steps = [
         ("Retain", &[][..], true),
@@ -206,4 +196,28 @@ fn a_server_is_woken_when_somebody_begins_or_ends_to_need_it() {
         let wakes = std::iter::from_fn(|| woken.try_recv().ok()).count();
         assert_eq!(wakes > 0, expected, "{policy} {finalizers:?}");
     }
+}
+
+// Red when: a wake is sent that nobody reads.
+#[test]
+fn nobody_is_woken_while_nobody_listens() {
+    let (principals, mut woken) = unbounded_channel();
+    let (servers, mut woken_servers) = unbounded_channel();
+    let wakes = Wakes {
+        principals,
+        servers,
+        listening: Listening::default(),
+    };
+    let index = Index { wakes, ..index() };
+    let server = ObjectKey::new("platform", "one");
+    let wake = || {
+        index.upsert_principal(&principal("u", "one", &Value::Null));
+        index.wake_principals_of(&server);
+        index.wake_server(&server);
+    };
+    wake();
+    assert!(woken.try_recv().is_err() && woken_servers.try_recv().is_err());
+    index.wakes.listening.begin();
+    wake();
+    assert!(woken.try_recv().is_ok() && woken_servers.try_recv().is_ok());
 }
