@@ -70,7 +70,7 @@ impl Feed<'_> {
         );
         let synced = watch(
             tasks,
-            self.scopes(),
+            self.scopes::<DeserializeGuard<EntraPostgresPrincipal>>(),
             &Config::default(),
             move |change| match change {
                 Change::Upsert(object) => {
@@ -99,7 +99,7 @@ impl Feed<'_> {
         let clouds = self.settings.clouds.clone();
         let synced = watch(
             tasks,
-            self.scopes(),
+            self.scopes::<DeserializeGuard<EntraPostgresServer>>(),
             &Config::default(),
             move |change| match change {
                 Change::Upsert(object) => {
@@ -124,7 +124,7 @@ impl Feed<'_> {
     pub fn secrets(&self, tasks: &mut JoinSet<()>) -> Vec<Synced> {
         let index = Arc::clone(self.index);
         let ours = Config::default().labels(&format!("{MANAGED_BY}={FIELD_MANAGER}"));
-        let scopes: Vec<Api<DeserializeGuard<PartialObjectMeta<Secret>>>> = self.scopes();
+        let scopes = self.scopes::<PartialObjectMeta<Secret>>();
         watch(tasks, scopes, &ours, move |change| match change {
             Change::Upsert(object) => {
                 index.upsert_secret(key_of(object.as_ref()), SecretMeta::from(&object.metadata));
@@ -180,9 +180,39 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Shelf<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use k8s_openapi::api::core::v1::ConfigMap;
 
+    use super::super::testing::{index, sessions, settings};
     use super::*;
+    use crate::cluster::testing::{Answer, client};
+
+    // Red when: the watch takes whole Secrets, for example inside kube's DeserializeGuard.
+    #[tokio::test]
+    async fn only_the_metadata_of_secrets_is_asked_for() {
+        let (client, seen) = client(|_| Answer::refusal(500, "InternalError", "no"));
+        let feed = Feed {
+            client,
+            settings: &settings(),
+            index: &Arc::new(index()),
+            metrics: &Metrics::new(),
+            sessions: &sessions(),
+            listening: &Listening::default(),
+        };
+        let mut tasks = JoinSet::new();
+        feed.secrets(&mut tasks);
+        while seen.requests().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let asked = seen.only();
+        assert!(asked.path.ends_with("/secrets"), "{}", asked.path);
+        assert!(
+            asked.accept.contains("as=PartialObjectMetadata"),
+            "{}",
+            asked.accept
+        );
+    }
 
     // Red when: `put` sends what nobody reads, or keeps it out of the store.
     #[test]
