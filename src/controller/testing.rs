@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde_json::json;
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::index::{Clusters, Index, Listening, Wakes};
 use super::{Context, Reporter};
+use crate::api::{EntraPostgresPrincipal, EntraPostgresServer};
 use crate::clock::SystemClock;
 use crate::cluster::EventRecorder;
 use crate::cluster::testing::{Answer, Asked, Seen, cluster};
 use crate::leader::Leadership;
-use crate::model::{Class, Failure, Reason};
+use crate::model::{Class, DesiredServer, Failure, Reason};
 use crate::ports::{AccessToken, TokenOrder, TokenSource};
 use crate::postgres::Sessions;
 use crate::settings::{ConfigFile, Environment, Options, Settings};
@@ -83,4 +85,33 @@ pub(super) fn context(
         cluster,
     };
     (context, seen)
+}
+
+/// An object of the index with that uid and generation: an identity's role on server `lab/server`.
+pub(super) fn principal(uid: &str, generation: i64) -> EntraPostgresPrincipal {
+    let object = serde_json::from_value(json!({
+        "apiVersion": "entrapostgres.io/v1alpha1", "kind": "EntraPostgresPrincipal",
+        "metadata": {"name": "api", "namespace": "lab", "uid": uid, "generation": generation},
+        "spec": {
+            "serverRef": {"name": "server", "namespace": "lab"},
+            "roleName": "orders-api", "principal": {"type": "ManagedIdentity"},
+            "token": {"identity": {"workloadIdentity": {"serviceAccountRef": {"name": "api"}}}},
+        },
+    }));
+    object.expect("a principal")
+}
+
+/// Puts server `lab/server` into the index.
+pub(super) fn add_server(index: &Index) {
+    let object: EntraPostgresServer = serde_json::from_value(json!({
+        "apiVersion": "entrapostgres.io/v1alpha1", "kind": "EntraPostgresServer",
+        "metadata": {"name": "server", "namespace": "lab", "uid": "server"},
+        "spec": {
+            "host": "lab.postgres.database.azure.com",
+            "admins": [{"roleName": "boss", "identity": {"operator": {}}}],
+        },
+    }))
+    .expect("a server");
+    let parsed = DesiredServer::parse(&object, &settings().clouds);
+    index.upsert_server(&Arc::new(object), parsed);
 }

@@ -11,7 +11,7 @@ use crate::api::{
 };
 use crate::model::observed::Hold;
 use crate::model::secret::Content;
-use crate::model::{Desired, SourceVersion};
+use crate::model::{Desired, ObjectKey, SourceVersion};
 
 /// What one principal's last attempts came to; survives no restart.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +87,21 @@ impl Index {
                 fresh,
                 ..Memory::default()
             })
+    }
+
+    /// Whether an object is still there as it was when its pass began.
+    pub fn is_current(&self, key: &ObjectKey, uid: &str, generation: i64) -> bool {
+        let state = self.lock();
+        let newest = state.principals.get(key).map(|object| &object.metadata);
+        newest.is_some_and(|newest| {
+            newest.uid.as_deref() == Some(uid)
+                && newest.generation.unwrap_or_default() == generation
+        })
+    }
+
+    /// Whether a principal is still there, changed or not.
+    pub fn is_live(&self, uid: &str) -> bool {
+        self.lock().live.contains(uid)
     }
 
     /// Remembers what attempts came to.

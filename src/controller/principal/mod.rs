@@ -20,8 +20,8 @@ use kube::runtime::controller::Action;
 use super::index::key_of;
 use super::{Context, Never, guarded};
 use crate::api::EntraPostgresPrincipal;
-use crate::model::Desired;
 use crate::model::plan::plan;
+use crate::model::{Class, Desired, Failure, Reason};
 use crate::telemetry::{ObjectKind, ReconcileResult};
 
 /// When to look again, and how the pass counts.
@@ -70,9 +70,96 @@ async fn apply(object: &EntraPostgresPrincipal, desired: &Desired, ctx: &Context
     report::report(object, desired, &world, &plan, done, memory, ctx).await
 }
 
+/// A pass may have waited long, for Entra or a server: it ends before it does anything for an object
+/// that is gone, or that declares something else by now. The change itself has woken the object.
+fn still_wanted(desired: &Desired, ctx: &Context) -> Result<(), Failure> {
+    if is_current(desired, ctx) {
+        return Ok(());
+    }
+    let message = format!("{} was changed or deleted meanwhile", desired.key);
+    Err(Failure::new(Class::Waiting, Reason::ApiError, message))
+}
+
+fn is_current(desired: &Desired, ctx: &Context) -> bool {
+    let Desired {
+        key,
+        uid,
+        generation,
+        ..
+    } = desired;
+    ctx.index.is_current(key, uid, *generation)
+}
+
 fn until(at: Timestamp, ctx: &Context) -> Duration {
     let wait = at.duration_since(ctx.reporter.clock.now());
     Duration::try_from(wait)
         .unwrap_or_default()
         .max(Duration::from_millis(50))
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::EntraPostgresPrincipalStatus;
+    use crate::cluster::testing::Answer;
+    use crate::controller::index::{Index, Memory};
+    use crate::controller::testing::{add_server, context, principal};
+    use crate::model::{Look, ObjectId};
+    use crate::ports::{AccessToken, TokenOrder, TokenSource, Urgency};
+
+    /// Entra gives a token, and meanwhile the object changes.
+    struct Meanwhile(Arc<Index>, Option<EntraPostgresPrincipal>);
+
+    #[async_trait]
+    impl TokenSource for Meanwhile {
+        async fn token(&self, _: TokenOrder) -> Result<AccessToken, Failure> {
+            if let Some(object) = &self.1 {
+                self.0.upsert_principal(&Arc::new(object.clone()));
+            }
+            let id = ObjectId::parse("00000000-0000-0000-0000-000000000001").expect("an id");
+            Ok(AccessToken::new("token".to_owned(), id, Timestamp::MAX))
+        }
+    }
+
+    // Red when: `exchange` hands on a token whatever became of the object.
+    #[tokio::test]
+    async fn a_token_is_used_for_the_object_that_asked_for_it_only() {
+        for (meanwhile, good) in [
+            (None, true),
+            (Some(principal("u1", 2)), false),
+            (Some(principal("u2", 1)), false),
+        ] {
+            let (mut ctx, _) = context(|_| Answer::refusal(500, "InternalError", "no"));
+            add_server(&ctx.index);
+            let object = principal("u1", 1);
+            ctx.index.upsert_principal(&Arc::new(object.clone()));
+            ctx.tokens = Arc::new(Meanwhile(Arc::clone(&ctx.index), meanwhile));
+            let desired = Desired::parse(&object).expect("parses");
+            let wanted = desired.token.clone().expect("a token");
+            let world = observe::observe(&desired, &object, &Memory::default(), &ctx).await;
+            assert!(matches!(world.observed.role, Look::Unknown(_)));
+            let urgency = Urgency::NeverIssued;
+            let token = execute::exchange(&desired, &wanted, &world, urgency, &ctx).await;
+            assert_eq!(token.is_ok(), good, "{token:?}");
+        }
+    }
+
+    // Red when: `write` asks nothing, and the successor has the status of its predecessor.
+    #[tokio::test]
+    async fn a_late_pass_tells_its_successor_nothing() {
+        let (ctx, seen) = context(|_| Answer::ok(json!(principal("u2", 1))));
+        let (late, now) = (principal("u1", 1), principal("u2", 1));
+        ctx.index.upsert_principal(&Arc::new(now.clone()));
+        let status = EntraPostgresPrincipalStatus {
+            observed_generation: Some(1),
+            ..EntraPostgresPrincipalStatus::default()
+        };
+        report::write(&late, &status, None, &ctx).await;
+        assert!(seen.requests().is_empty());
+        report::write(&now, &status, None, &ctx).await;
+        assert_eq!(seen.only().method, "PATCH");
+    }
 }

@@ -24,7 +24,7 @@ use crate::telemetry::{ObjectKind, ReconcileResult};
 use super::execute::Done;
 use super::observe::World;
 use super::publish::Published;
-use super::{Next, proof};
+use super::{Next, is_current, proof};
 
 /// When a write is tried again that no condition speaks of.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
@@ -41,6 +41,13 @@ pub(super) async fn report(
     mut memory: Memory,
     ctx: &Context,
 ) -> Next {
+    if !is_current(desired, ctx) && (done.role.is_err() || done.token.is_err()) {
+        // Ended half-way: the next pass begins at once, if there is still an object.
+        return Next {
+            at: None,
+            result: ReconcileResult::Settled,
+        };
+    }
     let now = ctx.reporter.clock.now();
     let settles = done
         .unsettled
@@ -353,6 +360,10 @@ pub(super) async fn write(
 ) -> Option<Timestamp> {
     let key = key_of(object);
     let uid = object.uid().unwrap_or_default();
+    if !ctx.index.is_live(&uid) {
+        // It is gone, and what has its name now is not what this is about.
+        return None;
+    }
     let old = ctx.index.status(object);
     ctx.reporter
         .tell(ObjectKind::Principal, &key, &status.conditions);
