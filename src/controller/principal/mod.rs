@@ -162,4 +162,23 @@ mod tests {
         report::write(&now, &status, None, &ctx).await;
         assert_eq!(seen.only().method, "PATCH");
     }
+
+    // Red when: a session that is not there yet is said to be a server that is not there.
+    #[tokio::test(start_paused = true)]
+    async fn a_deletion_after_a_start_waits_for_the_connection_and_not_for_the_server() {
+        let (ctx, _) = context(|_| Answer::refusal(500, "InternalError", "no"));
+        let object = principal("u1", 1);
+        let desired = Desired::parse(&object).expect("parses");
+        let ended = drop::drop_role(&object, &desired, &ctx).await;
+        assert_eq!(
+            ended.map(|_| ()).map_err(|f| f.reason),
+            Err(Reason::ServerNotFound)
+        );
+        add_server(&ctx.index);
+        let ended = drop::drop_role(&object, &desired, &ctx).await;
+        assert_eq!(
+            ended.map(|_| ()).map_err(|f| f.reason),
+            Err(Reason::Connecting)
+        );
+    }
 }
