@@ -104,6 +104,16 @@ impl Index {
         self.lock().live.contains(uid)
     }
 
+    /// Whether a server is still there, changed or not.
+    pub fn is_live_server(&self, uid: &str) -> bool {
+        self.lock().is_server(uid)
+    }
+
+    /// Whether there is a principal of that name, perhaps made anew.
+    pub fn has_principal(&self, key: &ObjectKey) -> bool {
+        self.lock().principals.contains_key(key)
+    }
+
     /// Remembers what attempts came to.
     pub fn remember(&self, uid: &str, memory: Memory) {
         let mut state = self.lock();
@@ -180,21 +190,29 @@ impl Index {
     /// Whether annotation `entrapostgres.io/reconcile` of a server has got a new value since we last saw it.
     pub fn server_asked_anew(&self, uid: &str, reconcile: Option<&str>) -> bool {
         let now = reconcile.map(str::to_owned);
-        let before = self.lock().server_asks.insert(uid.to_owned(), now.clone());
+        let mut state = self.lock();
+        if !state.is_server(uid) {
+            return false;
+        }
+        let before = state.server_asks.insert(uid.to_owned(), now.clone());
         now.is_some() && before.is_some_and(|before| before != now)
     }
 
     /// Whether what proves a server's administrators is another than when we last looked.
     pub fn server_proven_anew(&self, uid: &str, proofs: &[Option<SourceVersion>]) -> bool {
         let mut state = self.lock();
+        if !state.is_server(uid) {
+            return false;
+        }
         let before = state.server_proofs.insert(uid.to_owned(), proofs.to_vec());
         before.is_some_and(|before| before != proofs)
     }
 
     /// Remembers the status of a server just written.
     pub fn wrote_server_status(&self, uid: &str, status: EntraPostgresServerStatus, at: Timestamp) {
-        self.lock()
-            .server_statuses
-            .insert(uid.to_owned(), (status, at));
+        let mut state = self.lock();
+        if state.is_server(uid) {
+            state.server_statuses.insert(uid.to_owned(), (status, at));
+        }
     }
 }

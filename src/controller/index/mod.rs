@@ -135,8 +135,17 @@ impl Index {
             remove(&mut state.by_secret, &secret, &key);
             concerned.extend(state.by_secret.get(&secret).into_iter().flatten().cloned());
         }
-        let unwanted = state.same_role(&server, &object.spec.role_name).is_empty();
         drop(state);
+        self.end_interest(object, sessions);
+        self.wake_principals(concerned);
+        self.wake_server(&server);
+    }
+
+    /// A session need not look at a role that nobody wants any more.
+    pub fn end_interest(&self, object: &EntraPostgresPrincipal, sessions: &Sessions) {
+        let server = server_of(object);
+        let wanting = self.lock().same_role(&server, &object.spec.role_name);
+        let unwanted = wanting.is_empty();
         if let (true, Some(session), Ok(role)) = (
             unwanted,
             sessions.get(&server),
@@ -144,8 +153,6 @@ impl Index {
         ) {
             session.forget(&role);
         }
-        self.wake_principals(concerned);
-        self.wake_server(&server);
     }
 
     /// Takes a Secret's metadata and wakes who wants it, unless we wrote this very version.

@@ -1,10 +1,11 @@
 //! Whose a role is, and what is remembered of whom.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
-use crate::api::{EntraPostgresPrincipalStatus, TokenStatus};
+use crate::api::{EntraPostgresPrincipalStatus, EntraPostgresServerStatus, TokenStatus};
 use crate::controller::testing::index;
 use crate::model::{Cloud, DesiredServer};
 
@@ -220,4 +221,32 @@ fn nobody_is_woken_while_nobody_listens() {
     index.wakes.listening.begin();
     wake();
     assert!(woken.try_recv().is_ok() && woken_servers.try_recv().is_ok());
+}
+
+// Red when: what a late pass says of a server that is gone is remembered.
+#[test]
+fn nothing_is_remembered_of_a_server_that_is_gone() {
+    let index = index();
+    let late = || {
+        index.wrote_server_status(
+            "one",
+            EntraPostgresServerStatus::default(),
+            Timestamp::UNIX_EPOCH,
+        );
+        index.server_asked_anew("one", None);
+        index.server_proven_anew("one", &[]);
+        drop(index.gate(&ObjectKey::new("platform", "one")));
+        let state = index.lock();
+        [
+            state.server_statuses.len(),
+            state.server_asks.len(),
+            state.server_proofs.len(),
+            state.gates.len(),
+        ]
+    };
+    assert_eq!(late(), [0; 4]);
+    add_server(&index, "one", "shared");
+    assert_eq!(late(), [1; 4]);
+    index.remove_server(&ObjectKey::new("platform", "one"), "one");
+    assert_eq!(late(), [0; 4]);
 }

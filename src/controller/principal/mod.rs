@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use super::index::key_of;
@@ -52,7 +53,21 @@ async fn once(object: &EntraPostgresPrincipal, ctx: &Context) -> Action {
     ctx.reporter
         .metrics
         .reconciled(ObjectKind::Principal, result, started.elapsed());
+    forget_if_gone(object, ctx);
     at.map_or_else(Action::await_change, |at| Action::requeue(until(at, ctx)))
+}
+
+/// A pass that ends after its object has put back what was forgotten with that.
+fn forget_if_gone(object: &EntraPostgresPrincipal, ctx: &Context) {
+    let (key, uid) = (key_of(object), object.uid().unwrap_or_default());
+    if ctx.index.is_live(&uid) {
+        return;
+    }
+    ctx.index.end_interest(object, &ctx.sessions);
+    // Else the series are those of its successor.
+    if !ctx.index.has_principal(&key) {
+        ctx.reporter.metrics.forget(ObjectKind::Principal, &key);
+    }
 }
 
 async fn apply(object: &EntraPostgresPrincipal, desired: &Desired, ctx: &Context) -> Next {
@@ -161,6 +176,23 @@ mod tests {
         assert!(seen.requests().is_empty());
         report::write(&now, &status, None, &ctx).await;
         assert_eq!(seen.only().method, "PATCH");
+    }
+
+    // Red when: the series that a late pass put back stay.
+    #[tokio::test]
+    async fn the_end_of_a_late_pass_takes_its_series_away() {
+        let (ctx, _) = context(|_| Answer::refusal(500, "InternalError", "no"));
+        let object = principal("u1", 1);
+        let metrics = &ctx.reporter.metrics;
+        let shown = || metrics.text().contains("namespace=\"lab\"");
+        let late = || metrics.token(&key_of(&object), Timestamp::MAX, Timestamp::MAX);
+        ctx.index.upsert_principal(&Arc::new(object.clone()));
+        late();
+        forget_if_gone(&object, &ctx);
+        assert!(shown());
+        ctx.index.remove_principal(&object, &ctx.sessions);
+        once(&object, &ctx).await;
+        assert!(!shown(), "{}", metrics.text());
     }
 
     // Red when: a session that is not there yet is said to be a server that is not there.
