@@ -55,11 +55,6 @@ impl Leadership {
         let _ = self.subscribe().wait_for(|leading| *leading).await;
     }
 
-    /// Returns once this replica does not lead (any more).
-    pub async fn lost(&self) {
-        let _ = self.subscribe().wait_for(|leading| !*leading).await;
-    }
-
     fn new(until: Until, leads: bool) -> Self {
         Self(Arc::new(Inner {
             until: Mutex::new(until),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use kube::runtime::controller::{Action, Config as ControllerConfig, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource};
@@ -19,7 +19,7 @@ use crate::api::{EntraPostgresPrincipal, EntraPostgresServer};
 use crate::clock::SystemClock;
 use crate::cluster::{self, Cluster, EventRecorder};
 use crate::controller::feed::{Feed, Objects};
-use crate::controller::index::{Clusters, Index, Wakes};
+use crate::controller::index::{Clusters, Index, Listening, Wakes};
 use crate::controller::watches::Synced;
 use crate::controller::{Context, Never, Reporter, principal, server};
 use crate::entra::{Broker, BrokerOptions};
@@ -35,6 +35,9 @@ use crate::telemetry::{Metrics, ServerCounts};
 const WATCHES: &str = "the first list of every watch";
 /// Work under way at the end gets this long; Kubernetes kills after 30 s.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How soon an API server that did not answer is asked again at the start; doubled each time.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+const ASK_AGAIN_MOST: Duration = Duration::from_secs(10);
 
 /// Runs the operator until it is asked to stop.
 ///
@@ -59,22 +62,32 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     metrics.leading(settings.lease.is_none());
     let cluster = Cluster::new(client.clone(), Arc::new(leadership.clone()));
     let release = CancellationToken::new();
+    let lost = CancellationToken::new();
     let elector = elect(
         &settings,
         client.clone(),
         &leadership,
         &clock,
         &metrics,
-        &release,
+        (&release, &lost),
     );
     let drain = asked_to_stop()?;
-    let parts = Parts::start(settings, cluster, &leadership, clock, metrics).await?;
-    let lost = tokio::select! {
-        () = drain.cancelled() => false,
-        () = parts.ready(&readiness, &leadership) => {
-            tracing::info!("leading: principals and servers are kept as declared");
-            until_drained(parts.control(&drain), &leadership, &drain).await
-        }
+    let starting = async {
+        let parts = Parts::start(settings, cluster, &leadership, clock, metrics).await?;
+        parts.ready(&readiness, &leadership).await;
+        Ok(parts)
+    };
+    let outcome: Result<bool, Failure> = tokio::select! {
+        () = drain.cancelled() => Ok(false),
+        // At any time: who does not lead any more never does again.
+        () = lost.cancelled() => Ok(true),
+        parts = starting => match parts {
+            Ok(parts) => {
+                tracing::info!("leading: principals and servers are kept as declared");
+                Ok(until_drained(parts.control(&drain), &lost, &drain).await)
+            }
+            Err(failure) => Err(failure),
+        },
     };
     release.cancel();
     if let Some(elector) = elector {
@@ -83,7 +96,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     }
     end.cancel();
     let _ = serving.await;
-    if lost {
+    if outcome? {
         let message = "this replica lost its lease: another one leads, and this one starts anew";
         return Err(Failure::new(Class::Waiting, Reason::NotLeader, message));
     }
@@ -98,6 +111,8 @@ struct Parts {
     principal_wake: UnboundedReceiver<ObjectRef<EntraPostgresPrincipal>>,
     servers: Objects<EntraPostgresServer>,
     server_wake: UnboundedReceiver<ObjectRef<EntraPostgresServer>>,
+    /// Until it is on, nothing is sent to the two receivers of each kind.
+    listening: Listening,
     synced: Vec<Synced>,
     /// The watches and the routing of events; they end with this.
     _tasks: JoinSet<()>,
@@ -116,7 +131,9 @@ impl Parts {
         let wakes = Wakes {
             principals,
             servers,
+            listening: Listening::default(),
         };
+        let listening = wakes.listening.clone();
         let index = Arc::new(Index::new(wakes, clusters(&settings, &cluster).await?));
         let broker = Arc::new(Broker::new(BrokerOptions {
             credentials: Arc::new(cluster.clone()),
@@ -138,6 +155,7 @@ impl Parts {
             index: &index,
             metrics: &metrics,
             sessions: &sessions,
+            listening: &listening,
         };
         let (servers, mut synced) = feed.servers(&mut tasks);
         let (principals, principals_synced) = feed.principals(&mut tasks);
@@ -164,6 +182,7 @@ impl Parts {
             principal_wake,
             servers,
             server_wake,
+            listening,
             synced,
             _tasks: tasks,
         })
@@ -187,8 +206,10 @@ impl Parts {
             principal_wake,
             servers,
             server_wake,
+            listening,
             ..
         } = self;
+        listening.begin();
         tokio::join!(
             control(
                 principals,
@@ -227,7 +248,7 @@ async fn serve(
 async fn clusters(settings: &Settings, cluster: &Cluster) -> Result<Clusters, Failure> {
     let own = match &settings.cluster_id {
         Some(id) => id.clone(),
-        None => cluster.cluster_id().await?,
+        None => own_id(cluster).await?,
     };
     let watched: BTreeSet<String> = settings.watch_namespaces.iter().cloned().collect();
     Ok(Clusters {
@@ -237,13 +258,30 @@ async fn clusters(settings: &Settings, cluster: &Cluster) -> Result<Clusters, Fa
     })
 }
 
+/// The cluster's id; asked for again while the API server is away, or every start would fail at once and
+/// Kubernetes make each wait longer than the one before, beyond the outage.
+async fn own_id(cluster: &Cluster) -> Result<String, Failure> {
+    let mut pause = ASK_AGAIN;
+    loop {
+        match cluster.cluster_id().await {
+            Err(failure) if failure.class == Class::Transient => {
+                tracing::warn!("asking for the cluster's id again soon: {failure}");
+            }
+            answer => return answer,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(ASK_AGAIN_MOST);
+    }
+}
+
+/// `lost` is cancelled when the elector ends, whatever ends it: nobody renews the lease from there on.
 fn elect(
     settings: &Settings,
     client: Client,
     leadership: &Leadership,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
-    release: &CancellationToken,
+    (release, lost): (&CancellationToken, &CancellationToken),
 ) -> Option<JoinHandle<()>> {
     let lease = settings.lease.clone()?;
     let elector = Elector::new(
@@ -253,7 +291,11 @@ fn elect(
         Arc::clone(clock),
         metrics.clone(),
     );
-    Some(tokio::spawn(elector.run(release.clone().cancelled_owned())))
+    let (release, over) = (release.clone(), lost.clone().drop_guard());
+    Some(tokio::spawn(async move {
+        let _over = over;
+        elector.run(release.cancelled_owned()).await;
+    }))
 }
 
 fn count_on_scrape(metrics: &Metrics, broker: &Broker, sessions: &Arc<Sessions>) {
@@ -296,14 +338,14 @@ fn asked_to_stop() -> Result<CancellationToken, Failure> {
 /// because the lease was lost.
 async fn until_drained(
     work: impl Future<Output = ()>,
-    leadership: &Leadership,
+    lost: &CancellationToken,
     drain: &CancellationToken,
 ) -> bool {
     let mut work = std::pin::pin!(work);
     let lost = tokio::select! {
         () = &mut work => return false,
         () = drain.cancelled() => false,
-        () = leadership.lost() => {
+        () = lost.cancelled() => {
             tracing::error!("lost the lease: finishing what is under way, writing nothing more");
             drain.cancel();
             true
@@ -336,7 +378,15 @@ async fn control<K, F>(
         + 'static,
     F: Future<Output = Result<Action, Never>> + Send + 'static,
 {
-    let changed = UnboundedReceiverStream::new(changed).map(Ok);
+    // What changed before we listened was not sent: all that is there is looked at.
+    let there: Vec<K> = objects
+        .state()
+        .iter()
+        .map(|object| K::clone(object))
+        .collect();
+    let changed = stream::iter(there)
+        .chain(UnboundedReceiverStream::new(changed))
+        .map(Ok);
     Controller::for_stream(changed, objects)
         // The objects of one server wait for that server; nothing else has to wait for them.
         .with_config(ControllerConfig::default().debounce(Duration::from_millis(20)))
@@ -377,4 +427,31 @@ fn cannot_start(error: &dyn std::error::Error) -> Failure {
         Reason::Internal,
         format!("cannot start: {error}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::testing::{Answer, cluster};
+
+    // Red when: `own_id` asks once only.
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_at_the_start_is_waited_for_and_a_refusal_is_not() {
+        let asked = AtomicU32::new(0);
+        let (away, _) = cluster(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+            0..6 => Answer::refusal(503, "ServiceUnavailable", "down"),
+            _ => Answer::ok(json!({"metadata": {"name": "kube-system", "uid": "here"}})),
+        });
+        let start = tokio::time::Instant::now();
+        assert_eq!(own_id(&away).await.expect("an id"), "here");
+        // 1 + 2 + 4 + 8 + 10 + 10
+        assert_eq!(start.elapsed().as_secs(), 35);
+        let (refusing, seen) = cluster(|_| Answer::refusal(403, "Forbidden", "no"));
+        assert!(own_id(&refusing).await.is_err());
+        assert_eq!(seen.requests().len(), 1);
+    }
 }

@@ -86,6 +86,7 @@ impl Cluster {
         expected: &Value,
         change: &Value,
     ) -> Result<FinalizerChange, Failure> {
+        let _turn = self.turn().await;
         self.may_write()?;
         let namespace = object.namespace().unwrap_or_default();
         let name = object.name_any();

@@ -48,7 +48,7 @@ pub struct Cluster {
     turns: Arc<Semaphore>,
 }
 
-/// Reads of Secrets and writes of statuses at the same time. After a restart each of thousands is
+/// Requests about principals at the same time, whatever they are about. After a restart each of thousands is
 /// looked at; an API server that is asked all that at once refuses others, too, and first of all our
 /// lease. A new token's Secret is written without waiting here: there are never many at once.
 const AT_ONCE: usize = 16;
@@ -77,6 +77,7 @@ impl Cluster {
             + DeserializeOwned
             + fmt::Debug,
     {
+        let _turn = self.turn().await;
         self.api::<K>(&key.namespace)
             .get_opt(&key.name)
             .await
@@ -106,5 +107,53 @@ impl fmt::Debug for Cluster {
         f.debug_struct("Cluster")
             .field("gate", &self.gate)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    use super::testing::{Answer, cluster};
+    use super::*;
+    use crate::api::Identity;
+
+    // Red when: a request about a principal is sent without a turn.
+    #[tokio::test(start_paused = true)]
+    async fn requests_about_principals_wait_for_their_turn() {
+        let (cluster, seen) = cluster(|_| Answer::refusal(500, "InternalError", "no"));
+        let all = join_all((0..AT_ONCE).map(|_| cluster.turn()));
+        let taken = all.await;
+        let object: crate::api::EntraPostgresServer = serde_json::from_value(json!({
+            "metadata": {"name": "app", "namespace": "orders", "uid": "u"},
+            "spec": {"host": "h", "admins": []},
+        }))
+        .expect("a server");
+        let key = ObjectKey::new("orders", "app");
+        let identity: Identity = serde_json::from_value(json!({
+            "workloadIdentity": {"serviceAccountRef": {"name": "app"}},
+        }))
+        .expect("an identity");
+        let wait = std::time::Duration::from_secs(1);
+        let late = [
+            tokio::time::timeout(wait, cluster.namespace_labels("orders"))
+                .await
+                .is_err(),
+            tokio::time::timeout(wait, cluster.read::<ConfigMap>(&key))
+                .await
+                .is_err(),
+            tokio::time::timeout(wait, cluster.add_finalizer(&object))
+                .await
+                .is_err(),
+            tokio::time::timeout(wait, cluster.source_version("orders", &identity))
+                .await
+                .is_err(),
+        ];
+        assert_eq!(late, [true; 4]);
+        assert!(seen.requests().is_empty());
+        drop(taken);
+        assert!(cluster.read::<ConfigMap>(&key).await.is_err());
     }
 }

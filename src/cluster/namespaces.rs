@@ -16,15 +16,25 @@ const FRESH: Duration = Duration::from_secs(60);
 
 type Known = HashMap<String, (Instant, Arc<BTreeMap<String, String>>)>;
 
-/// Labels that were read lately.
+/// Held by who reads the labels of a namespace.
+type Reading = Arc<tokio::sync::Mutex<()>>;
+
+/// Labels that were read lately, and those that are being read: by one for all that want them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Labels(Arc<Mutex<Known>>);
+pub(super) struct Labels(Arc<Mutex<Known>>, Arc<Mutex<HashMap<String, Reading>>>);
 
 impl Labels {
     fn get(&self, namespace: &str) -> Option<Arc<BTreeMap<String, String>>> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (read, labels) = known.get(namespace)?;
         (read.elapsed() < FRESH).then(|| Arc::clone(labels))
+    }
+
+    fn reading(&self, namespace: &str) -> Reading {
+        let mut reading = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who waits has a part of it.
+        reading.retain(|_, of| Arc::strong_count(of) > 1);
+        Arc::clone(reading.entry(namespace.to_owned()).or_default())
     }
 
     fn put(&self, namespace: &str, labels: &Arc<BTreeMap<String, String>>) {
@@ -43,6 +53,12 @@ impl Cluster {
         if let Some(labels) = self.namespaces.get(namespace) {
             return Ok(labels);
         }
+        let reading = self.namespaces.reading(namespace);
+        let _alone = reading.lock().await;
+        if let Some(labels) = self.namespaces.get(namespace) {
+            return Ok(labels);
+        }
+        let _turn = self.turn().await;
         let api: Api<Namespace> = Api::all(self.client.clone());
         let found = api
             .get_metadata_opt(namespace)
@@ -100,6 +116,17 @@ mod tests {
         tokio::time::advance(FRESH).await;
         cluster.namespace_labels("orders").await.expect("labels");
         assert_eq!(seen.requests().len(), 2);
+    }
+
+    // Red when: each of many that begin at once reads the labels for itself.
+    #[tokio::test]
+    async fn labels_that_many_want_at_once_are_read_once() {
+        let (cluster, seen) = cluster(|_| Answer::ok(json!({"metadata": {"name": "orders"}})));
+        let all = (0..50).map(|_| cluster.namespace_labels("orders"));
+        for labels in futures::future::join_all(all).await {
+            labels.expect("labels");
+        }
+        assert_eq!(seen.requests().len(), 1);
     }
 
     #[tokio::test]

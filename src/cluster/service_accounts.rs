@@ -116,10 +116,12 @@ impl Cluster {
         } = identity;
         if let Some(identity) = workload_identity {
             let name = &identity.service_account_ref.name;
+            let turn = self.turn().await;
             let found = self
                 .api::<ServiceAccount>(namespace)
                 .get_metadata_opt(name)
                 .await;
+            drop(turn);
             let call = Call::on::<ServiceAccount>("get", namespace, name);
             let found = found.map_err(|error| call.failure(&error))?;
             return Ok(Some(found.map_or_else(SourceVersion::absent, |found| {

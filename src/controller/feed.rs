@@ -13,7 +13,7 @@ use kube::{Api, Client, Resource};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
-use super::index::{Index, key_of};
+use super::index::{Index, Listening, key_of};
 use super::watches::{Change, Synced, watch};
 use crate::api::{EntraPostgresPrincipal, EntraPostgresServer};
 use crate::cluster::{FIELD_MANAGER, MANAGED_BY, SecretMeta};
@@ -34,6 +34,8 @@ pub struct Feed<'a> {
     pub metrics: &'a Metrics,
     /// Ends with their server objects.
     pub sessions: &'a Arc<Sessions>,
+    /// Whether the controllers take what changed.
+    pub listening: &'a Listening,
 }
 
 /// Objects that changed, and all objects.
@@ -60,7 +62,7 @@ impl Feed<'_> {
         tasks: &mut JoinSet<()>,
     ) -> (Objects<EntraPostgresPrincipal>, Vec<Synced>) {
         let (sender, receiver) = unbounded_channel();
-        let (objects, store) = shelf(sender);
+        let (objects, store) = shelf(sender, self.listening.clone());
         let (index, metrics, sessions) = (
             Arc::clone(self.index),
             self.metrics.clone(),
@@ -68,7 +70,7 @@ impl Feed<'_> {
         );
         let synced = watch(
             tasks,
-            self.scopes(),
+            self.scopes::<DeserializeGuard<EntraPostgresPrincipal>>(),
             &Config::default(),
             move |change| match change {
                 Change::Upsert(object) => {
@@ -88,7 +90,7 @@ impl Feed<'_> {
     /// Watches servers.
     pub fn servers(&self, tasks: &mut JoinSet<()>) -> (Objects<EntraPostgresServer>, Vec<Synced>) {
         let (sender, receiver) = unbounded_channel();
-        let (objects, store) = shelf(sender);
+        let (objects, store) = shelf(sender, self.listening.clone());
         let (index, metrics, sessions) = (
             Arc::clone(self.index),
             self.metrics.clone(),
@@ -97,7 +99,7 @@ impl Feed<'_> {
         let clouds = self.settings.clouds.clone();
         let synced = watch(
             tasks,
-            self.scopes(),
+            self.scopes::<DeserializeGuard<EntraPostgresServer>>(),
             &Config::default(),
             move |change| match change {
                 Change::Upsert(object) => {
@@ -122,7 +124,7 @@ impl Feed<'_> {
     pub fn secrets(&self, tasks: &mut JoinSet<()>) -> Vec<Synced> {
         let index = Arc::clone(self.index);
         let ours = Config::default().labels(&format!("{MANAGED_BY}={FIELD_MANAGER}"));
-        let scopes: Vec<Api<DeserializeGuard<PartialObjectMeta<Secret>>>> = self.scopes();
+        let scopes = self.scopes::<PartialObjectMeta<Secret>>();
         watch(tasks, scopes, &ours, move |change| match change {
             Change::Upsert(object) => {
                 index.upsert_secret(key_of(object.as_ref()), SecretMeta::from(&object.metadata));
@@ -136,9 +138,10 @@ impl Feed<'_> {
 struct Shelf<K: Resource<DynamicType = ()> + Clone + 'static> {
     store: Mutex<Writer<K>>,
     changed: UnboundedSender<K>,
+    listening: Listening,
 }
 
-fn shelf<K>(changed: UnboundedSender<K>) -> (Store<K>, Arc<Shelf<K>>)
+fn shelf<K>(changed: UnboundedSender<K>, listening: Listening) -> (Store<K>, Arc<Shelf<K>>)
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
@@ -151,6 +154,7 @@ where
         Arc::new(Shelf {
             store: Mutex::new(writer),
             changed,
+            listening,
         }),
     )
 }
@@ -158,7 +162,8 @@ where
 impl<K: Resource<DynamicType = ()> + Clone + 'static> Shelf<K> {
     fn put(&self, object: &Arc<K>, worth_a_look: bool) {
         self.apply(&Event::Apply(K::clone(object)));
-        if worth_a_look {
+        // In this order: who begins to listen looks into the store afterwards.
+        if worth_a_look && self.listening.is_on() {
             let _ = self.changed.send(K::clone(object));
         }
     }
@@ -170,5 +175,59 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Shelf<K> {
     fn apply(&self, event: &Event<K>) {
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         store.apply_watcher_event(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::super::testing::{index, sessions, settings};
+    use super::*;
+    use crate::cluster::testing::{Answer, client};
+
+    // Red when: the watch takes whole Secrets, for example inside kube's DeserializeGuard.
+    #[tokio::test]
+    async fn only_the_metadata_of_secrets_is_asked_for() {
+        let (client, seen) = client(|_| Answer::refusal(500, "InternalError", "no"));
+        let feed = Feed {
+            client,
+            settings: &settings(),
+            index: &Arc::new(index()),
+            metrics: &Metrics::new(),
+            sessions: &sessions(),
+            listening: &Listening::default(),
+        };
+        let mut tasks = JoinSet::new();
+        feed.secrets(&mut tasks);
+        while seen.requests().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let asked = seen.only();
+        assert!(asked.path.ends_with("/secrets"), "{}", asked.path);
+        assert!(
+            asked.accept.contains("as=PartialObjectMetadata"),
+            "{}",
+            asked.accept
+        );
+    }
+
+    // Red when: `put` sends what nobody reads, or keeps it out of the store.
+    #[test]
+    fn a_standby_keeps_objects_and_queues_nothing() {
+        let (sender, mut changed) = unbounded_channel();
+        let listening = Listening::default();
+        let (objects, shelf) = shelf(sender, listening.clone());
+        let mut object = ConfigMap::default();
+        object.metadata.name = Some("a".to_owned());
+        let object = Arc::new(object);
+        shelf.put(&object, true);
+        assert!(changed.try_recv().is_err());
+        assert_eq!(objects.state().len(), 1);
+        listening.begin();
+        shelf.put(&object, true);
+        assert!(changed.try_recv().is_ok());
     }
 }

@@ -5,6 +5,8 @@ mod finalizers;
 pub mod index;
 pub mod principal;
 pub mod server;
+#[cfg(test)]
+mod testing;
 pub mod watches;
 
 use std::fmt;

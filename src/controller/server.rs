@@ -74,6 +74,11 @@ async fn told(
     ctx: &Context,
 ) -> Action {
     let again = show(object, outcome, ctx).await;
+    let key = key_of(object);
+    if ctx.index.server_object(&key).is_none() {
+        // It went away meanwhile, and its series with it.
+        ctx.reporter.metrics.forget(ObjectKind::Server, &key);
+    }
     let failure = outcome.waits.as_ref().or(outcome.connected.as_ref().err());
     let result = result_of(failure);
     ctx.reporter
@@ -218,6 +223,11 @@ async fn show(
     ctx: &Context,
 ) -> Option<SignedDuration> {
     let now = ctx.reporter.clock.now();
+    let uid = object.uid().unwrap_or_default();
+    if !ctx.index.is_live_server(&uid) {
+        // It is gone, and what has its name now is not what this is about.
+        return None;
+    }
     let (old, written) = ctx.index.server_status(object);
     let status = report::server(
         &old,
@@ -234,7 +244,6 @@ async fn show(
     if let Some(wait) = written.and_then(|at| totals_wait(&old, &status, at, now)) {
         return Some(wait);
     }
-    let uid = object.uid().unwrap_or_default();
     if let Err(failure) = ctx
         .cluster
         .apply_status::<EntraPostgresServer, _>(&key, &uid, &status)

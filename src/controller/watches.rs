@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{Config, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
@@ -28,16 +28,51 @@ pub enum Change<K> {
 /// Whether the first list of every scope of one kind has arrived.
 pub type Synced = watch::Receiver<bool>;
 
+/// What the API server sends of an object.
+pub trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send {
+    /// What we make of it.
+    type Object: Resource<DynamicType = ()>;
+
+    /// The object, or why this operator cannot read it.
+    fn read(self) -> Result<Self::Object, String>;
+}
+
+/// Whole objects: one that cannot be read, made for a newer operator perhaps, stops no other.
+impl<K> Watched for DeserializeGuard<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send,
+{
+    type Object = K;
+
+    fn read(self) -> Result<K, String> {
+        self.0.map_err(|problem| problem.to_string())
+    }
+}
+
+/// Metadata, and nothing else on the wire: inside the guard the API server would be asked for whole
+/// objects. Metadata is the same for all operators and needs no guard.
+impl<K> Watched for PartialObjectMeta<K>
+where
+    Self: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send,
+{
+    type Object = Self;
+
+    fn read(self) -> Result<Self, String> {
+        Ok(self)
+    }
+}
+
 /// Watches one kind in each of the scopes. `prune` drops what nobody reads, `handle` takes each
 /// change in order.
-pub fn watch<K>(
+pub fn watch<W>(
     tasks: &mut JoinSet<()>,
-    scopes: Vec<Api<DeserializeGuard<K>>>,
+    scopes: Vec<Api<W>>,
     config: &Config,
-    handle: impl Fn(Change<K>) + Clone + Send + 'static,
+    handle: impl Fn(Change<W::Object>) + Clone + Send + 'static,
 ) -> Vec<Synced>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    W: Watched + 'static,
+    W::Object: Send + Sync,
 {
     let mut synced = Vec::new();
     for api in scopes {
@@ -48,14 +83,12 @@ where
     synced
 }
 
-async fn follow<K>(
-    api: Api<DeserializeGuard<K>>,
+async fn follow<W: Watched + 'static>(
+    api: Api<W>,
     config: Config,
-    handle: impl Fn(Change<K>),
+    handle: impl Fn(Change<W::Object>),
     done: watch::Sender<bool>,
-) where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-{
+) {
     let mut known = Known {
         objects: HashMap::new(),
         listing: None,
@@ -71,57 +104,56 @@ async fn follow<K>(
                 }
             }
             Err(error) => {
-                tracing::warn!(kind = %K::kind(&()), "watch interrupted, trying again: {error}");
+                tracing::warn!(kind = %W::kind(&()), "watch interrupted, trying again: {error}");
             }
         }
     }
 }
 
 /// The objects of one scope, so that a list that follows an interruption shows what went away.
-struct Known<K> {
-    objects: HashMap<ObjectKey, Arc<K>>,
-    listing: Option<HashMap<ObjectKey, Arc<K>>>,
+struct Known<W: Watched> {
+    objects: HashMap<ObjectKey, Arc<W::Object>>,
+    listing: Option<HashMap<ObjectKey, Arc<W::Object>>>,
 }
 
-impl<K: Resource<DynamicType = ()>> Known<K> {
-    fn take(&mut self, event: Event<DeserializeGuard<K>>) -> Vec<Change<K>> {
+impl<W: Watched> Known<W> {
+    fn take(&mut self, event: Event<W>) -> Vec<Change<W::Object>> {
         match event {
-            Event::Apply(DeserializeGuard(Ok(object))) => {
-                let (key, object) = pruned(object);
-                self.objects.insert(key, Arc::clone(&object));
-                vec![Change::Upsert(object)]
-            }
-            Event::Delete(guard) => {
-                let key = key_of(&guard);
+            Event::Apply(object) => match read(object) {
+                Ok((key, object)) => {
+                    self.objects.insert(key, Arc::clone(&object));
+                    vec![Change::Upsert(object)]
+                }
+                Err(_) => Vec::new(),
+            },
+            Event::Delete(object) => {
+                let key = key_of(&object);
                 let gone = self.objects.remove(&key);
-                let gone = guard.0.ok().map(|object| pruned(object).1).or(gone);
+                let gone = object.read().ok().map(|object| pruned(object).1).or(gone);
                 gone.into_iter().map(Change::Gone).collect()
             }
             Event::Init => {
-                self.listing = Some(HashMap::new());
-                Vec::new()
-            }
-            Event::InitApply(DeserializeGuard(Ok(object))) => {
-                let (key, object) = pruned(object);
-                self.listing
-                    .get_or_insert_default()
-                    .insert(key, Arc::clone(&object));
-                vec![Change::Upsert(object)]
-            }
-            Event::Apply(guard) => {
-                unreadable(&guard);
-                Vec::new()
-            }
-            // It is there, so what was last read of it stays.
-            Event::InitApply(guard) => {
-                unreadable(&guard);
-                let key = key_of(&guard);
-                if let Some(last) = self.objects.get(&key) {
-                    let listing = self.listing.get_or_insert_default();
-                    listing.insert(key, Arc::clone(last));
+                // A list that was broken off: what it brought was told of, and may be gone by now.
+                if let Some(half) = self.listing.replace(HashMap::new()) {
+                    self.objects.extend(half);
                 }
                 Vec::new()
             }
+            Event::InitApply(object) => match read(object) {
+                Ok((key, object)) => {
+                    let listing = self.listing.get_or_insert_default();
+                    listing.insert(key, Arc::clone(&object));
+                    vec![Change::Upsert(object)]
+                }
+                // It is there, so what was last read of it stays.
+                Err(key) => {
+                    if let Some(last) = self.objects.get(&key) {
+                        let listing = self.listing.get_or_insert_default();
+                        listing.insert(key, Arc::clone(last));
+                    }
+                    Vec::new()
+                }
+            },
             Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
                 let before = std::mem::replace(&mut self.objects, listed);
@@ -134,12 +166,14 @@ impl<K: Resource<DynamicType = ()>> Known<K> {
     }
 }
 
-/// One object that this operator cannot read, made for a newer one perhaps, stops no other.
-fn unreadable<K: Resource<DynamicType = ()>>(guard: &DeserializeGuard<K>) {
-    if let Err(problem) = &guard.0 {
-        let (kind, key) = (K::kind(&()), key_of(guard));
+/// The object, or the key of one that cannot be read.
+fn read<W: Watched>(object: W) -> Result<(ObjectKey, Arc<W::Object>), ObjectKey> {
+    let key = key_of(&object);
+    object.read().map(pruned).map_err(|problem| {
+        let kind = W::kind(&());
         tracing::error!(%kind, object = %key, "{kind} {key} cannot be read and is left as it is: {problem}");
-    }
+        key
+    })
 }
 
 fn key_of(object: &impl ResourceExt) -> ObjectKey {
@@ -222,6 +256,23 @@ mod tests {
         }
         known.take(Event::Init);
         known.take(Event::InitApply(object("b")));
+        let changes = known.take(Event::InitDone);
+        assert!(
+            matches!(&changes[..], [Change::Gone(gone)] if gone.name_any() == "a"),
+            "{changes:?}"
+        );
+    }
+
+    // Red when: `Event::Init` throws away what a list brought that was broken off.
+    #[test]
+    fn what_a_list_brought_that_was_broken_off_can_be_gone_too() {
+        let mut known = Known {
+            objects: HashMap::new(),
+            listing: None,
+        };
+        known.take(Event::Init);
+        known.take(Event::InitApply(object("a")));
+        known.take(Event::Init);
         let changes = known.take(Event::InitDone);
         assert!(
             matches!(&changes[..], [Change::Gone(gone)] if gone.name_any() == "a"),

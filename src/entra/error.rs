@@ -100,8 +100,7 @@ impl Asked {
         let complaint = Complaint::read(&answer.body);
         let retry_after = answer.retry_after.as_deref();
         let sent = answer.date.as_deref().and_then(complaint::date);
-        let retry_after =
-            retry_after.and_then(|text| complaint::pause(text, sent.unwrap_or(now)));
+        let retry_after = retry_after.and_then(|text| complaint::pause(text, sent.unwrap_or(now)));
         let target = self.target();
         match (answer.status, complaint.code) {
             (429, _) | (_, Some(90055 | 50196)) => {

@@ -88,8 +88,8 @@ impl Elector {
     }
 
     /// Takes part in the election until `stop` is done; then hands the Lease back. Let `stop` be
-    /// done only when nothing is written any more. A lost Lease is told through [`Leadership`], and
-    /// this replica goes on as a standby.
+    /// done only when nothing is written any more. Returns before that if the Lease was lost: this
+    /// replica is to end then.
     pub async fn run(mut self, stop: impl Future<Output = ()> + Send) {
         let mut stop = pin!(stop);
         loop {
@@ -98,6 +98,9 @@ impl Elector {
                 () = &mut stop => break,
                 pause = self.round() => pause,
             };
+            if self.lost {
+                break;
+            }
             tokio::select! {
                 biased;
                 () = &mut stop => break,

@@ -58,6 +58,19 @@ pub(super) enum Finished {
     Inside(u64, String, Came),
 }
 
+/// So many snapshots may fail one after the other on a connection that works for the rest.
+const FAILED_SNAPSHOTS: u32 = 3;
+
+/// Whether a failed snapshot is the end of the session: it says that we may not work here, or it is not
+/// the first. One that was only too slow, or cancelled, would tell all principals of an outage.
+fn ends(failure: &Failure, in_a_row: u32) -> bool {
+    let forbids = matches!(
+        failure.reason,
+        Reason::ServerReadOnly | Reason::NotAnEntraAdministrator
+    );
+    forbids || in_a_row >= FAILED_SNAPSHOTS
+}
+
 /// A caller that has gone away needs no answer.
 pub(super) fn reply<T>(to: oneshot::Sender<T>, answer: T) {
     let _ = to.send(answer);
@@ -133,6 +146,7 @@ impl Worker {
         match result {
             Ok(catalog) => {
                 self.shared.stats.snapshot(took);
+                self.failed_snapshots = 0;
                 self.publish(catalog, began);
                 None
             }
@@ -141,7 +155,13 @@ impl Worker {
                 if failure.reason == Reason::ServerUnreachable {
                     return self.lost(slot, &failure.message);
                 }
-                Some(End::Failed(failure))
+                self.failed_snapshots += 1;
+                if ends(&failure, self.failed_snapshots) {
+                    return Some(End::Failed(failure));
+                }
+                let server = &self.shared.spec.server;
+                tracing::warn!(%server, "no snapshot, the last one stays: {failure}");
+                None
             }
         }
     }
@@ -368,5 +388,21 @@ impl Worker {
             let what = format!("the connection to {} was lost", self.server);
             End::Lost(unreachable(&self.server, &what, cause))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Red when: one failed snapshot ends a session that serves.
+    #[test]
+    fn one_slow_snapshot_is_no_outage_and_three_are() {
+        let failed = |reason| Failure::new(Class::Transient, reason, "no");
+        assert!(!ends(&failed(Reason::DatabaseError), 1));
+        assert!(!ends(&failed(Reason::DatabaseError), 2));
+        assert!(ends(&failed(Reason::DatabaseError), 3));
+        assert!(ends(&failed(Reason::ServerReadOnly), 1));
+        assert!(ends(&failed(Reason::NotAnEntraAdministrator), 1));
     }
 }

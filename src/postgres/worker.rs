@@ -40,6 +40,8 @@ pub(super) struct Worker {
     pub asking: Option<u64>,
     /// The connection on which a snapshot is under way.
     pub snapping: Option<u64>,
+    /// Snapshots that failed one after the other.
+    pub failed_snapshots: u32,
     /// Somebody wants one that begins from now on.
     pub snapshot_due: bool,
     pub opening: bool,
@@ -107,6 +109,7 @@ impl Worker {
             asked: Vec::new(),
             asking: None,
             snapping: None,
+            failed_snapshots: 0,
             snapshot_due: false,
             opening: false,
             no_more_until: None,
@@ -199,6 +202,7 @@ impl Worker {
         self.slots.push(slot);
         self.count_open();
         self.improved_control = None;
+        self.failed_snapshots = 0;
         self.publish(catalog, began);
         self.shared.enter(Phase::Connected);
         Ok(())

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use lab::control_plane::service_account_user;
 use lab::operator::{OperatorOptions, OperatorProcess};
 use lab::process::{free_port, until};
@@ -163,6 +163,38 @@ async fn a_leader_that_ends_hands_over_at_once_and_one_that_loses_its_lease_stop
     );
     let log = std::fs::read_to_string(two.log())?;
     ensure!(log.contains("this replica lost its lease"), "{log}");
+    Ok(())
+}
+
+// Red when: src/run.rs looks at the lease only once the parts are ready: this replica would lead never
+// again, live and silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_lost_before_the_first_lists_are_in_ends_the_process() -> Result<()> {
+    let replicas = Replicas::start("early").await?;
+    let namespace = &replicas.world.names.platform;
+    let role = format!("{namespace}-two");
+    let kind = "clusterrolebindings.rbac.authorization.k8s.io";
+    // It may elect itself, and nothing else: its lists never come.
+    let bindings: Api<k8s_openapi::api::rbac::v1::ClusterRoleBinding> =
+        Api::all(replicas.world.client.clone());
+    bindings
+        .delete(&role, &DeleteParams::default())
+        .await
+        .context(kind)?;
+    let mut options = replicas.options("two").await?;
+    options.config.push_str("\nclusterId: early\n");
+    let mut two = OperatorProcess::start(&options)?;
+    until("two holds the lease", SOON, async || {
+        Ok(replicas.holder().await.is_ok_and(|holder| holder == "two"))
+    })
+    .await?;
+    let taken = json!({"spec": {"holderIdentity": "a stranger", "leaseDurationSeconds": 60}});
+    replicas
+        .leases()
+        .patch(OPERATOR, &PatchParams::default(), &Patch::Merge(taken))
+        .await?;
+    let status = two.wait(Duration::from_secs(15)).await?;
+    assert_eq!(status.code(), Some(1));
     Ok(())
 }
 

@@ -219,7 +219,11 @@ fn with_leftover() -> Value {
 async fn a_removal_whose_test_fails_is_a_conflict() {
     let (cluster, log) = cluster(|asked| match asked.method.as_str() {
         "GET" => Answer::ok(with_leftover()),
-        _ => Answer::refusal(422, "Invalid", "testing path /metadata/resourceVersion failed"),
+        _ => Answer::refusal(
+            422,
+            "Invalid",
+            "testing path /metadata/resourceVersion failed",
+        ),
     });
     let error = cluster
         .apply_secret("orders", "app", &content(), &seen("7"))

@@ -11,7 +11,7 @@ use crate::api::{
 };
 use crate::model::observed::Hold;
 use crate::model::secret::Content;
-use crate::model::{Desired, SourceVersion};
+use crate::model::{Desired, ObjectKey, SourceVersion};
 
 /// What one principal's last attempts came to; survives no restart.
 #[derive(Clone, Debug, Default)]
@@ -91,6 +91,31 @@ impl Index {
             })
     }
 
+    /// Whether an object is still there as it was when its pass began.
+    pub fn is_current(&self, key: &ObjectKey, uid: &str, generation: i64) -> bool {
+        let state = self.lock();
+        let newest = state.principals.get(key).map(|object| &object.metadata);
+        newest.is_some_and(|newest| {
+            newest.uid.as_deref() == Some(uid)
+                && newest.generation.unwrap_or_default() == generation
+        })
+    }
+
+    /// Whether a principal is still there, changed or not.
+    pub fn is_live(&self, uid: &str) -> bool {
+        self.lock().live.contains(uid)
+    }
+
+    /// Whether a server is still there, changed or not.
+    pub fn is_live_server(&self, uid: &str) -> bool {
+        self.lock().is_server(uid)
+    }
+
+    /// Whether there is a principal of that name, perhaps made anew.
+    pub fn has_principal(&self, key: &ObjectKey) -> bool {
+        self.lock().principals.contains_key(key)
+    }
+
     /// Remembers what attempts came to.
     pub fn remember(&self, uid: &str, memory: Memory) {
         let mut state = self.lock();
@@ -167,21 +192,29 @@ impl Index {
     /// Whether annotation `entrapostgres.io/reconcile` of a server has got a new value since we last saw it.
     pub fn server_asked_anew(&self, uid: &str, reconcile: Option<&str>) -> bool {
         let now = reconcile.map(str::to_owned);
-        let before = self.lock().server_asks.insert(uid.to_owned(), now.clone());
+        let mut state = self.lock();
+        if !state.is_server(uid) {
+            return false;
+        }
+        let before = state.server_asks.insert(uid.to_owned(), now.clone());
         now.is_some() && before.is_some_and(|before| before != now)
     }
 
     /// Whether what proves a server's administrators is another than when we last looked.
     pub fn server_proven_anew(&self, uid: &str, proofs: &[Option<SourceVersion>]) -> bool {
         let mut state = self.lock();
+        if !state.is_server(uid) {
+            return false;
+        }
         let before = state.server_proofs.insert(uid.to_owned(), proofs.to_vec());
         before.is_some_and(|before| before != proofs)
     }
 
     /// Remembers the status of a server just written.
     pub fn wrote_server_status(&self, uid: &str, status: EntraPostgresServerStatus, at: Timestamp) {
-        self.lock()
-            .server_statuses
-            .insert(uid.to_owned(), (status, at));
+        let mut state = self.lock();
+        if state.is_server(uid) {
+            state.server_statuses.insert(uid.to_owned(), (status, at));
+        }
     }
 }

@@ -8,6 +8,7 @@ mod state;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::ResourceExt;
@@ -25,6 +26,23 @@ use crate::model::{Desired, ObjectKey, RoleName};
 use crate::postgres::Sessions;
 use state::{State, fingerprint, is_ready, remove, secret_of, server_of};
 
+/// Whether the controllers work. A standby's do not: what is sent to them would be read by nobody and
+/// only grow, so that nothing is sent. Whoever begins to listen looks at every object once.
+#[derive(Clone, Debug, Default)]
+pub struct Listening(Arc<AtomicBool>);
+
+impl Listening {
+    /// From here on everything is sent.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it makes sense to send.
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// Where wakes go.
 #[derive(Clone, Debug)]
 pub struct Wakes {
@@ -32,6 +50,8 @@ pub struct Wakes {
     pub principals: UnboundedSender<ObjectRef<EntraPostgresPrincipal>>,
     /// To the controller of servers.
     pub servers: UnboundedSender<ObjectRef<EntraPostgresServer>>,
+    /// Whether they go anywhere.
+    pub listening: Listening,
 }
 
 /// The clusters whose markers concern us.
@@ -115,8 +135,17 @@ impl Index {
             remove(&mut state.by_secret, &secret, &key);
             concerned.extend(state.by_secret.get(&secret).into_iter().flatten().cloned());
         }
-        let unwanted = state.same_role(&server, &object.spec.role_name).is_empty();
         drop(state);
+        self.end_interest(object, sessions);
+        self.wake_principals(concerned);
+        self.wake_server(&server);
+    }
+
+    /// A session need not look at a role that nobody wants any more.
+    pub fn end_interest(&self, object: &EntraPostgresPrincipal, sessions: &Sessions) {
+        let server = server_of(object);
+        let wanting = self.lock().same_role(&server, &object.spec.role_name);
+        let unwanted = wanting.is_empty();
         if let (true, Some(session), Ok(role)) = (
             unwanted,
             sessions.get(&server),
@@ -124,8 +153,6 @@ impl Index {
         ) {
             session.forget(&role);
         }
-        self.wake_principals(concerned);
-        self.wake_server(&server);
     }
 
     /// Takes a Secret's metadata and wakes who wants it, unless we wrote this very version.
@@ -246,12 +273,18 @@ impl Index {
 
     /// Wakes a server.
     pub fn wake_server(&self, key: &ObjectKey) {
+        if !self.wakes.listening.is_on() {
+            return;
+        }
         let reference = ObjectRef::new(&key.name).within(&key.namespace);
         // Nobody listens only when the process ends.
         let _ = self.wakes.servers.send(reference);
     }
 
     fn wake_principals(&self, keys: BTreeSet<ObjectKey>) {
+        if !self.wakes.listening.is_on() {
+            return;
+        }
         for key in keys {
             let reference = ObjectRef::new(&key.name).within(&key.namespace);
             let _ = self.wakes.principals.send(reference);

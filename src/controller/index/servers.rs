@@ -113,6 +113,10 @@ impl Index {
     /// principal: so none is added to a principal of a server that is let go at that moment.
     pub fn gate(&self, server: &ObjectKey) -> Arc<RwLock<()>> {
         let mut state = self.lock();
+        if !state.servers.contains_key(server) {
+            // There is nothing to hold.
+            return Arc::default();
+        }
         Arc::clone(state.gates.entry(server.clone()).or_default())
     }
 }

@@ -108,6 +108,12 @@ impl State {
         self.finalizers.remove(uid);
     }
 
+    /// Whether there is a server with that uid: nothing is remembered of others.
+    pub(super) fn is_server(&self, uid: &str) -> bool {
+        let mut servers = self.servers.values();
+        servers.any(|server| server.object.metadata.uid.as_deref() == Some(uid))
+    }
+
     pub(super) fn see_finalizer(&mut self, object: &impl Held) {
         let uid = object.uid().unwrap_or_default();
         let finalizer = self.finalizers.entry(uid).or_default();

@@ -1,24 +1,13 @@
 //! Whose a role is, and what is remembered of whom.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
-use crate::api::{EntraPostgresPrincipalStatus, TokenStatus};
+use crate::api::{EntraPostgresPrincipalStatus, EntraPostgresServerStatus, TokenStatus};
+use crate::controller::testing::index;
 use crate::model::{Cloud, DesiredServer};
-
-fn index() -> Index {
-    let wakes = Wakes {
-        principals: unbounded_channel().0,
-        servers: unbounded_channel().0,
-    };
-    let clusters = Clusters {
-        own: "here".to_owned(),
-        former: Vec::new(),
-        watched: None,
-    };
-    Index::new(wakes, clusters)
-}
 
 fn principal(uid: &str, server: &str, status: &Value) -> Arc<EntraPostgresPrincipal> {
     let object = json!({
@@ -191,7 +180,9 @@ fn a_server_is_woken_when_somebody_begins_or_ends_to_need_it() {
     let wakes = Wakes {
         principals: unbounded_channel().0,
         servers,
+        listening: Listening::default(),
     };
+    wakes.listening.begin();
     let index = Index { wakes, ..index() };
     let steps = [
         ("Retain", &[][..], true),
@@ -208,4 +199,56 @@ fn a_server_is_woken_when_somebody_begins_or_ends_to_need_it() {
         let wakes = std::iter::from_fn(|| woken.try_recv().ok()).count();
         assert_eq!(wakes > 0, expected, "{policy} {finalizers:?}");
     }
+}
+
+// Red when: a wake is sent that nobody reads.
+#[test]
+fn nobody_is_woken_while_nobody_listens() {
+    let (principals, mut woken) = unbounded_channel();
+    let (servers, mut woken_servers) = unbounded_channel();
+    let wakes = Wakes {
+        principals,
+        servers,
+        listening: Listening::default(),
+    };
+    let index = Index { wakes, ..index() };
+    let server = ObjectKey::new("platform", "one");
+    let wake = || {
+        index.upsert_principal(&principal("u", "one", &Value::Null));
+        index.wake_principals_of(&server);
+        index.wake_server(&server);
+    };
+    wake();
+    assert!(woken.try_recv().is_err() && woken_servers.try_recv().is_err());
+    index.wakes.listening.begin();
+    wake();
+    assert!(woken.try_recv().is_ok() && woken_servers.try_recv().is_ok());
+}
+
+// Red when: what a late pass says of a server that is gone is remembered.
+#[test]
+fn nothing_is_remembered_of_a_server_that_is_gone() {
+    let index = index();
+    let late = || {
+        index.wrote_server_status(
+            "one",
+            EntraPostgresServerStatus::default(),
+            Timestamp::UNIX_EPOCH,
+        );
+        index.server_asked_anew("one", None);
+        index.server_proven_anew("one", &[]);
+        drop(index.gate(&ObjectKey::new("platform", "one")));
+        let state = index.lock();
+        [
+            state.server_statuses.len(),
+            state.server_asks.len(),
+            state.server_proofs.len(),
+            state.gates.len(),
+        ]
+    };
+    assert_eq!(late(), [0; 4]);
+    add_server(&index, "one", "shared");
+    assert_eq!(late(), [1; 4]);
+    index.remove_server(&ObjectKey::new("platform", "one"), "one");
+    assert_eq!(late(), [0; 4]);
 }

@@ -10,7 +10,6 @@ use crate::controller::index::key_of;
 use crate::controller::{Context, result_of};
 use crate::model::Desired;
 use crate::model::ending::ABANDON;
-use crate::telemetry::ReconcileResult;
 
 use super::drop::{self, Ended};
 use super::{Next, report};
@@ -24,10 +23,7 @@ pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> N
         .iter()
         .any(|finalizer| finalizer == FINALIZER)
     {
-        return Next {
-            at: None,
-            result: ReconcileResult::Settled,
-        };
+        return Next::settled(None);
     }
     let ended = match Desired::parse(object) {
         _ if abandoned(object) => {
@@ -55,10 +51,7 @@ pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> N
     };
     match ended {
         Ok(()) => match ctx.cluster.remove_finalizer(object).await {
-            Ok(_) => Next {
-                at: None,
-                result: ReconcileResult::Settled,
-            },
+            Ok(_) => Next::settled(None),
             Err(failure) => {
                 tracing::warn!(object = %key_of(object), "could not remove the finalizer: {failure}");
                 let at = ctx

@@ -16,7 +16,7 @@ use crate::model::{
 };
 use crate::postgres::{Cleared, DropOutcome, Session, Trust};
 
-use super::observe::{allowance, namespace_labels, record};
+use super::observe::{AFTER_START, allowance, namespace_labels, not_connected, record};
 
 /// How a deletion ended.
 pub(super) enum Ended {
@@ -35,8 +35,9 @@ pub(super) async fn drop_role(
         return Err(no_server(desired));
     };
     let server = server?;
-    let session = ctx.sessions.get(&desired.server);
-    let session = session.ok_or_else(|| no_server(desired))?;
+    // After a start it is made while this is looked at: the server is there all the same.
+    let session = ctx.sessions.get_within(&desired.server, AFTER_START).await;
+    let session = session.ok_or_else(|| not_connected(&desired.server))?;
     let heir = heir(desired);
     let interest = Interest {
         targets: heir.into_iter().cloned().collect(),

@@ -14,6 +14,7 @@ use crate::ports::{AccessToken, TokenOrder, Urgency};
 use super::observe::World;
 use super::publish::{self, Published};
 use super::role::{self, RoleDone};
+use super::still_wanted;
 
 /// What became of each half.
 pub(super) struct Done {
@@ -205,7 +206,7 @@ async fn steps_with(
     }
 }
 
-async fn exchange(
+pub(super) async fn exchange(
     desired: &Desired,
     wanted: &DesiredToken,
     world: &World,
@@ -221,7 +222,9 @@ async fn exchange(
         cloud: server.cloud.clone(),
         urgency,
     };
-    ctx.tokens.token(order).await
+    let token = ctx.tokens.token(order).await?;
+    still_wanted(desired, ctx)?;
+    Ok(token)
 }
 
 /// The token's half of one pass.

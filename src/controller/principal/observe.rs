@@ -24,7 +24,7 @@ use crate::postgres::{Session, Trust};
 use super::source;
 
 /// How long the first look at a principal waits for its server to be looked at.
-const AFTER_START: Duration = Duration::from_secs(5);
+pub(super) const AFTER_START: Duration = Duration::from_secs(5);
 
 /// What was observed, and the handles it was observed through.
 pub(super) struct World {
@@ -444,7 +444,7 @@ fn not_looked_at() -> Failure {
     Failure::new(Class::Waiting, Reason::ServerNotReady, message)
 }
 
-fn not_connected(server: &ObjectKey) -> Failure {
+pub(super) fn not_connected(server: &ObjectKey) -> Failure {
     let message =
         format!("waiting for a connection to EntraPostgresServer {server}: see its conditions");
     Failure::new(Class::Waiting, Reason::Connecting, message)

@@ -18,6 +18,7 @@ use crate::model::{Class, Desired, DesiredServer, DesiredToken, Failure, Look, O
 use crate::ports::{AccessToken, LoginCheck as _, SignIn};
 
 use super::observe::{World, connection, inputs, is_namesake, layout, present};
+use super::still_wanted;
 
 /// What a Secret has after a pass.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +79,7 @@ impl Target<'_> {
         let record = self.record(token);
         let content = self.content(&record, token.expose())?;
         let Desired { key, .. } = self.desired;
+        still_wanted(self.desired, self.ctx)?;
         let written = self
             .ctx
             .cluster

@@ -13,18 +13,18 @@ use crate::controller::index::{Memory, Tries, key_of};
 use crate::controller::{Context, result_of};
 use crate::model::backoff::delay;
 use crate::model::desired::RECONCILE;
-use crate::model::observed::Hold;
+use crate::model::observed::{Hold, RefusedStep};
 use crate::model::plan::{Plan, TokenStep, is_due};
 use crate::model::refresh::{is_clamped, longest_wait, look_at, not_yet, renew_at, stays};
 use crate::model::report::{self, LoginOutcome, Outcome, RoleChange, TokenOutcome, notes};
 use crate::model::secret::{Content, SecretFacts, TokenRecord};
 use crate::model::{Class, Desired, Failure, Look, Reason};
-use crate::telemetry::{ObjectKind, ReconcileResult};
+use crate::telemetry::ObjectKind;
 
 use super::execute::Done;
 use super::observe::World;
 use super::publish::Published;
-use super::{Next, proof};
+use super::{Next, is_current, proof};
 
 /// When a write is tried again that no condition speaks of.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
@@ -41,6 +41,10 @@ pub(super) async fn report(
     mut memory: Memory,
     ctx: &Context,
 ) -> Next {
+    if !is_current(desired, ctx) && (done.role.is_err() || done.token.is_err()) {
+        // Ended half-way: the next pass begins at once, if there is still an object.
+        return Next::settled(None);
+    }
     let now = ctx.reporter.clock.now();
     let settles = done
         .unsettled
@@ -66,39 +70,22 @@ pub(super) async fn report(
         tracing::warn!(object = %desired.key, "could not delete a Secret that is declared no more: {failure}");
         looks.push(now.checked_add(AGAIN).ok());
     }
-    let (steps, refusals): (Vec<_>, Vec<_>) = refused.into_iter().unzip();
-    let refusal = together(&refusals);
-    let problems: Vec<Failure> = problems.into_iter().chain(refusal.clone()).collect();
-    let shortfall = together(&problems);
-    let failed = refusal.as_ref().or(role.as_ref().err());
-    let role_tried = role_tried || refusal.is_some();
-    looks.push(
-        memory
-            .role
-            .after(failed.or(shortfall.as_ref()), role_tried, now, &desired.uid),
+    let shortfall = shortfall(
+        desired,
+        role.as_ref().err(),
+        problems,
+        refused,
+        role_tried,
+        (&mut memory, &mut looks),
+        now,
     );
-    if let Some(hold) = memory.role.hold.as_mut().filter(|_| !steps.is_empty()) {
-        hold.refused = steps;
-    }
-    let living = present(desired, world).filter(|record| record.expires_at > now);
-    let most = living.map(|record| longest_wait(now, record.expires_at));
-    let failed = token.as_ref().err();
-    let renews = present(desired, world).is_some_and(|record| is_due(desired, &record, now));
-    let rested = match plan.token {
-        Ok(Some(step)) if failed.is_none() => memory.token.beside(step, renews, now),
-        _ => None,
-    };
-    let waits = rested.clone().filter(|_| renews).and_then(|hold| hold.failure);
-    looks.push(match rested {
-        Some(hold) => hold.until,
-        None => (memory.token).after_within(failed, token_tried, now, &desired.uid, most),
-    });
-    let login = login(desired, &token, token_tried);
-    if let Some(LoginOutcome::Tried(tried)) = &login {
-        let failed = tried.as_ref().err();
-        looks.push(memory.login.after(failed, true, now, &desired.uid));
-    }
-    looks.push(proof::next_look(memory.token.hold.as_ref(), now));
+    let (login, waits) = token_looks(
+        desired,
+        (world, plan),
+        (&token, token_tried),
+        (&mut memory, &mut looks),
+        now,
+    );
     let published = token.as_ref().ok().and_then(Option::as_ref);
     if let Some(nothing_newer) = published.and_then(|published| nothing_newer(published, now)) {
         looks.push(nothing_newer.until);
@@ -153,6 +140,62 @@ pub(super) async fn report(
     }
 }
 
+/// What of the role's rights is not as declared; notes when to try again.
+fn shortfall(
+    desired: &Desired,
+    failed: Option<&Failure>,
+    problems: Vec<Failure>,
+    refused: Vec<(RefusedStep, Failure)>,
+    tried: bool,
+    (memory, looks): (&mut Memory, &mut Vec<Option<Timestamp>>),
+    now: Timestamp,
+) -> Option<Failure> {
+    let (steps, refusals): (Vec<_>, Vec<_>) = refused.into_iter().unzip();
+    let refusal = together(&refusals);
+    let problems: Vec<Failure> = problems.into_iter().chain(refusal.clone()).collect();
+    let shortfall = together(&problems);
+    let failed = refusal.as_ref().or(failed).or(shortfall.as_ref());
+    let tried = tried || refusal.is_some();
+    looks.push(memory.role.after(failed, tried, now, &desired.uid));
+    if let Some(hold) = memory.role.hold.as_mut().filter(|_| !steps.is_empty()) {
+        hold.refused = steps;
+    }
+    shortfall
+}
+
+/// What is to be said of the sign-in, and of a renewal that still rests; notes when to try again.
+fn token_looks(
+    desired: &Desired,
+    (world, plan): (&World, &Plan),
+    (token, tried): (&Result<Option<Published>, Failure>, bool),
+    (memory, looks): (&mut Memory, &mut Vec<Option<Timestamp>>),
+    now: Timestamp,
+) -> (Option<LoginOutcome>, Option<Failure>) {
+    let living = present(desired, world).filter(|record| record.expires_at > now);
+    let most = living.map(|record| longest_wait(now, record.expires_at));
+    let failed = token.as_ref().err();
+    let renews = present(desired, world).is_some_and(|record| is_due(desired, &record, now));
+    let rested = match plan.token {
+        Ok(Some(step)) if failed.is_none() => memory.token.beside(step, renews, now),
+        _ => None,
+    };
+    let waits = rested
+        .clone()
+        .filter(|_| renews)
+        .and_then(|hold| hold.failure);
+    looks.push(match rested {
+        Some(hold) => hold.until,
+        None => (memory.token).after_within(failed, tried, now, &desired.uid, most),
+    });
+    let login = login(desired, token, tried);
+    if let Some(LoginOutcome::Tried(signed_in)) = &login {
+        let failed = signed_in.as_ref().err();
+        looks.push(memory.login.after(failed, true, now, &desired.uid));
+    }
+    looks.push(proof::next_look(memory.token.hold.as_ref(), now));
+    (login, waits)
+}
+
 /// Both halves are let be; only the finalizer follows what is declared.
 async fn suspended(
     object: &EntraPostgresPrincipal,
@@ -163,10 +206,7 @@ async fn suspended(
     let now = ctx.reporter.clock.now();
     let status = report::suspended(&ctx.index.status(object), desired.generation, now);
     let written = write(object, &status, None, ctx).await;
-    Next {
-        at: written.into_iter().chain(settles).min(),
-        result: ReconcileResult::Settled,
-    }
+    Next::settled(written.into_iter().chain(settles).min())
 }
 
 /// What is to be said of the sign-in after this pass.
@@ -319,7 +359,9 @@ impl Tries {
             TokenStep::Issue | TokenStep::Renew { .. } => false,
         };
         let hold = self.hold.as_ref().filter(|_| beside)?;
-        hold.until.is_some_and(|until| until > now).then(|| hold.clone())
+        hold.until
+            .is_some_and(|until| until > now)
+            .then(|| hold.clone())
     }
 
     /// The same; what passes by itself is tried again after `most` at the latest, unless the other side
@@ -395,6 +437,10 @@ pub(super) async fn write(
 ) -> Option<Timestamp> {
     let key = key_of(object);
     let uid = object.uid().unwrap_or_default();
+    if !ctx.index.is_live(&uid) {
+        // It is gone, and what has its name now is not what this is about.
+        return None;
+    }
     let old = ctx.index.status(object);
     ctx.reporter
         .tell(ObjectKind::Principal, &key, &status.conditions);
@@ -542,7 +588,10 @@ mod tests {
         let wait = |until: Option<Timestamp>| until.expect("a time").duration_since(now).as_secs();
         let mut tries = Tries::default();
         let waits = [(); 8].map(|()| wait(tries.after(Some(&away), false, now, "uid")));
-        assert!(waits[0] <= 1 && waits[7] > 40, "it does back off: {waits:?}");
+        assert!(
+            waits[0] <= 1 && waits[7] > 40,
+            "it does back off: {waits:?}"
+        );
         assert_eq!(tries.failures, 0);
         let first = wait(tries.after(Some(&away), true, now, "uid"));
         assert_eq!((first, tries.failures, tries.untried), (waits[0], 1, 0));

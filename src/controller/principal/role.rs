@@ -15,6 +15,7 @@ use crate::model::{
 use crate::postgres::Session;
 
 use super::observe::World;
+use super::still_wanted;
 
 /// How often what was done is looked at anew: taking back is done, then forgotten.
 const ROUNDS: usize = 4;
@@ -142,6 +143,7 @@ impl Work<'_> {
                 return Ok(());
             }
             let session = self.session()?;
+            still_wanted(self.desired, self.ctx)?;
             if !steps.role.is_empty() {
                 self.in_postgres(&session, &steps.role).await?;
             }

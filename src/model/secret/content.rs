@@ -106,7 +106,9 @@ impl Content {
         };
         let recorded = TokenRecord::read(&present.annotations).as_ref() == Some(&record);
         match layout.render(connection, token, record.expires_at) {
-            Ok(wanted) if recorded && present.is_as_declared(&wanted, layout) => Self::Intact(record),
+            Ok(wanted) if recorded && present.is_as_declared(&wanted, layout) => {
+                Self::Intact(record)
+            }
             // What cannot be rendered is reported by whoever tries to write it.
             Ok(_) | Err(_) => Self::Differs(record),
         }

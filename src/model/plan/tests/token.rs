@@ -275,7 +275,10 @@ fn no_token_is_asked_for_that_could_not_be_published() {
     assert_eq!(could(&known, None, Some(&ours)), Ok(()));
     assert_eq!(could(&known, None, None), Err(Class::Waiting));
     let unknown = Look::Unknown(away);
-    assert_eq!(could(&unknown, Some(&nobody), Some(&ours)), Err(Class::Transient));
+    assert_eq!(
+        could(&unknown, Some(&nobody), Some(&ours)),
+        Err(Class::Transient)
+    );
 }
 
 #[test]
