@@ -14,7 +14,7 @@ SOAK_MINUTES ?= 15
 # Which tests also run on PostgreSQL 18: all that touch SQL. A filter of `cargo test`; empty is all.
 SQL_TESTS ?=
 
-.PHONY: help deps assets build lint fmt test test-unit test-lab test-it test-it-18 test-node test-clients test-quickstart test-demo \
+.PHONY: help deps deps-test assets build lint fmt test test-unit test-lab test-it test-it-18 test-node test-clients test-quickstart test-demo \
         soak test-soak \
         up down demo bench-roles \
         crds deploy check-generated check-tls deny
@@ -25,6 +25,9 @@ help: ## This list
 
 deps: ## Install what is missing on this machine (PostgreSQL, gcc, openssl), or say how to
 	@tests/deps.sh
+
+deps-test: deps ## The same for all tests: also what the documented clients are installed with
+	@tests/deps.sh clients
 
 assets: deps ## Build etcd, kube-apiserver, kube-controller-manager and helm (once, then cached)
 	@$(ASSETS) all >/dev/null
@@ -51,7 +54,7 @@ test: ## All tests, from nothing: builds what is missing and prints the minutes 
 	export STAGES=$(CURDIR)/target/stages.txt
 	: >"$$STAGES"
 	trap '$(STAGE) --summary' EXIT
-	$(STAGE) "dependencies" $(MAKE) --no-print-directory deps
+	$(STAGE) "dependencies" $(MAKE) --no-print-directory deps-test
 	$(MAKE) --no-print-directory build
 	# All stages run, so that one run tells all that is wrong.
 	failed=0

@@ -25,6 +25,7 @@ fi
 if [ "${1:-}" = clients ]; then
     need python3 python3
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+    python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
     need node nodejs
     need npm npm
     need javac default-jdk-headless

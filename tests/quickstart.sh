@@ -2,6 +2,7 @@
 # Runs the README's quick start as it stands there, and checks that it told of a Ready principal.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+type -P kubectl >/dev/null || export PATH="$(tests/control-plane/build.sh kubectl):$PATH"
 steps=$(awk '/<!-- quick start:/ { found = 1 } found && /^```$/ { exit } take { print } found && /^```sh$/ { take = 1 }' README.md)
 [ -n "$steps" ] || { echo "README.md has no quick start block" >&2; exit 1; }
 trap 'make --no-print-directory down >&2' EXIT

@@ -101,7 +101,9 @@ pub(super) async fn report(
         .or_else(|| present(desired, world));
     let failures = memory.token.failures;
     ctx.index.remember(&desired.uid, memory);
-    let present = present.filter(|record| record.expires_at > now);
+    // Its series stays, or the alert on it would end with the token.
+    let ended = (present.as_ref()).is_some_and(|record| record.expires_at <= now);
+    let present = present.filter(|_| !ended);
     let early = failures == 0
         && (present.as_ref()).is_some_and(|record| is_early(now, due(desired, record), record));
     let said = present.as_ref().and_then(|record| clamped(desired, record));
@@ -121,7 +123,7 @@ pub(super) async fn report(
         login,
     });
     let issued = |token: &TokenOutcome| token.present.as_ref()?.expires_at.clone();
-    if token.as_ref().and_then(issued).is_none() {
+    if !ended && token.as_ref().and_then(issued).is_none() {
         ctx.reporter.metrics.forget_token(&desired.key);
     }
     let outcome = Outcome {
@@ -204,6 +206,7 @@ async fn suspended(
     ctx: &Context,
 ) -> Next {
     let now = ctx.reporter.clock.now();
+    ctx.reporter.metrics.forget_token(&desired.key);
     let status = report::suspended(&ctx.index.status(object), desired.generation, now);
     let written = write(object, &status, None, ctx).await;
     Next::settled(written.into_iter().chain(settles).min())

@@ -256,7 +256,7 @@ fn everything_that_is_missing_is_named_at_once() {
     assert!(message.contains(&list), "{message}");
 }
 
-/// The principal of issue 4 that another team writes: `orders` has an entry as a sensible owner gives it.
+/// A principal that another team writes: `orders` has an entry as a sensible owner gives it.
 fn sensible() -> Value {
     json!([
         entry(&json!({

@@ -144,6 +144,11 @@ fn show(log: &Path, from: u64) -> Result<u64> {
     Ok(from + u64::try_from(read)?)
 }
 
+fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
 fn print(home: &Home, facts: &Facts) {
     let Facts {
         postgres,
@@ -157,6 +162,9 @@ fn print(home: &Home, facts: &Facts) {
         home.facts_file().display()
     );
     println!("  kubectl     export KUBECONFIG={}", kubeconfig.display());
+    if !is_on_path("kubectl") {
+        println!("              export PATH=$(tests/control-plane/build.sh kubectl):$PATH");
+    }
     println!(
         "  server      kubectl apply -f {}",
         server_manifest.display()

@@ -1,4 +1,4 @@
-//! A server with its gateway, tokens as Entra signs them, and psql as `seed.md`'s reader uses it.
+//! A server with its gateway, tokens as Entra signs them, and psql as Microsoft's how-to for Entra sign-in shows it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
