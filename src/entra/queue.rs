@@ -38,7 +38,7 @@ struct State {
     used: usize,
     /// Of those, the ones where no exchange has begun yet.
     idle: usize,
-    /// When the last place was given out.
+    /// When somebody last got a place.
     taken: Option<Instant>,
     /// When the last exchange began.
     begun: Option<Instant>,
@@ -99,7 +99,9 @@ impl Queue {
 
     fn take_or_wait(self: &Arc<Self>, urgency: Urgency) -> Result<Place, oneshot::Receiver<Place>> {
         let mut state = locked(&self.state);
-        if state.waiting.is_empty() && state.take(self.most, Instant::now()) {
+        let now = Instant::now();
+        if state.waiting.is_empty() && state.take(self.most, now) {
+            state.taken = Some(now);
             return Ok(self.place());
         }
         let (call, called) = oneshot::channel();
@@ -140,10 +142,13 @@ impl Queue {
     /// Gives what places there are to the most urgent orders that are still wanted.
     fn pass_on(self: &Arc<Self>) {
         while let Some(waiting) = self.next() {
-            // Nobody waits there any more: the place must not pass itself on again.
-            if let Err(mut place) = waiting.call.send(self.place()) {
-                place.queue = None;
-                locked(&self.state).give_back(false);
+            match waiting.call.send(self.place()) {
+                Ok(()) => locked(&self.state).taken = Some(Instant::now()),
+                // Nobody waits there any more: the place must not pass itself on again.
+                Err(mut place) => {
+                    place.queue = None;
+                    locked(&self.state).give_back(false);
+                }
             }
         }
     }
@@ -177,7 +182,6 @@ impl State {
         }
         self.used += 1;
         self.idle += 1;
-        self.taken = Some(now);
         true
     }
 
