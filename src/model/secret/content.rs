@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+
 use super::{Connection, Layout, TokenRecord};
 
 /// What we wrote of a Secret, by the books of the API server. The rest is others', and stays.
@@ -110,6 +112,31 @@ impl Content {
             Self::Intact(record) | Self::Differs(record) => Some(record),
             Self::Immutable(record) => record.as_ref(),
             Self::Broken => None,
+        }
+    }
+}
+
+/// What to write into a Secret that somebody else wrote since we looked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AfterConflict {
+    /// Nothing: it is as declared, with a token that ends no earlier than ours.
+    Keep(TokenRecord),
+    /// What is declared, with the token it has: that ends no earlier than ours.
+    Repair,
+    /// Our token.
+    Ours,
+}
+
+impl AfterConflict {
+    /// Decides by what is there now; our token ends at `ours`.
+    pub fn decide(theirs: Content, ours: Timestamp) -> Self {
+        match theirs.record() {
+            Some(record) if record.expires_at >= ours => {}
+            _ => return Self::Ours,
+        }
+        match theirs {
+            Content::Intact(record) => Self::Keep(record),
+            _ => Self::Repair,
         }
     }
 }
