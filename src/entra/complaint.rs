@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use regex::Regex;
 use serde::Deserialize;
 
+use crate::model::quote;
+
 /// No authority may stop us for longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 const LONGEST_QUOTE: usize = 300;
@@ -59,16 +61,9 @@ impl Complaint {
 /// One line of a sentence of Entra, without what changes each time and without anything that
 /// might be a token.
 fn quote(text: &str) -> String {
-    static TOKEN: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"eyJ[A-Za-z0-9_\-.=]+|[A-Za-z0-9_\-+=~]{65,}").ok());
     let line = text.lines().next().unwrap_or_default();
     let line = line.split(" Trace ID:").next().unwrap_or_default();
-    let line: String = line.chars().filter(|c| !c.is_control()).collect();
-    let safe = match &*TOKEN {
-        Some(token) => token.replace_all(line.trim(), "..."),
-        None => return String::new(),
-    };
-    safe.chars().take(LONGEST_QUOTE).collect()
+    quote::quote(line, LONGEST_QUOTE)
 }
 
 /// A date as headers have it.

@@ -16,6 +16,7 @@ pub mod observed;
 pub mod plan;
 pub mod privilege;
 pub mod publish;
+pub mod quote;
 pub mod refresh;
 pub mod report;
 pub mod rights;

@@ -4,6 +4,7 @@
 use crate::model::{Class, Failure, Reason, RoleName};
 
 use super::change::{Line, Trouble};
+use super::error::one_line;
 use super::grant::patiently;
 use super::message::{Table, Unanswered};
 use super::{clear_sql, sql};
@@ -72,7 +73,7 @@ fn trouble(line: &Line, role: &RoleName, heir: Option<&RoleName>, error: &Unansw
         Unanswered::Late(_) => None,
     };
     let Some(answer) = said else { return trouble };
-    let other = answer.detail().unwrap_or("unknown");
+    let other = &one_line(answer.detail().unwrap_or("unknown"));
     let shown = role.as_str();
     let (reason, message) = match answer.code().code() {
         clear_sql::NO_HEIR => (
@@ -89,9 +90,9 @@ fn trouble(line: &Line, role: &RoleName, heir: Option<&RoleName>, error: &Unansw
                 format!(
                     "role {shown:?} is not dropped: the operator's administrator cannot act for role {other:?} on {} ({}); a database administrator can allow it: GRANT {} TO {} WITH ADMIN OPTION",
                     line.server,
-                    answer.message(),
+                    one_line(answer.message()),
                     granted.unwrap_or_default(),
-                    answer.hint().unwrap_or("the administrator"),
+                    one_line(answer.hint().unwrap_or("the administrator")),
                 ),
             )
         }
@@ -101,7 +102,7 @@ fn trouble(line: &Line, role: &RoleName, heir: Option<&RoleName>, error: &Unansw
                 "role {shown:?} is not dropped: what it owns in {} cannot be given to role {:?}: {}; a database administrator can allow it: the new owner needs CREATE on the schemas of what it gets (GRANT CREATE ON SCHEMA ... TO {}), and for a schema the operator's administrator needs CREATE on the database",
                 line.server,
                 heir.map_or("", RoleName::as_str),
-                answer.message(),
+                one_line(answer.message()),
                 heir.map(sql::identifier).unwrap_or_default(),
             ),
         ),

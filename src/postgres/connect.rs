@@ -20,7 +20,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::model::{Class, Failure, Reason, RoleName};
 use crate::ports::AccessToken;
 
-use super::error::{About, chain, classify, unreachable};
+use super::error::{About, chain, classify, one_line, unreachable};
 use super::sql::identifier;
 
 /// The setting of our sessions that has the names of the server's declared administrators, in JSON.
@@ -160,9 +160,9 @@ pub async fn open(
                 Some(Ok(AsyncMessage::Notice(notice))) => {
                     tracing::debug!(
                         server,
-                        sqlstate = notice.code().code(),
+                        sqlstate = one_line(notice.code().code()),
                         "server says: {}",
-                        notice.message()
+                        one_line(notice.message())
                     );
                 }
                 Some(Ok(_)) => {}
@@ -247,7 +247,7 @@ pub fn refusal(
         if let Some(advice) = not_accessible(code, user, database) {
             let message = format!(
                 "{what}: database {database:?}: {said} [SQLSTATE {code}]; {advice}",
-                said = answer.message()
+                said = one_line(answer.message())
             );
             return Failure::new(Class::Denied, Reason::DatabaseNotAccessible, message);
         }
@@ -326,7 +326,10 @@ fn describe(error: &rustls::Error) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
 
+    use super::super::sql;
     use super::*;
     use crate::model::ObjectId;
 
@@ -356,5 +359,45 @@ mod tests {
         // As the server reads options: `["a \"b\\"]`.
         let administrators = r#" -c entrapostgres.administrators=["a\ \\"b\\\\"]"#;
         assert!(options.ends_with(administrators), "{options}");
+    }
+
+    /// What we make of a server that refuses the sign-in in these words.
+    async fn told(code: &str, words: &str) -> Failure {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let fields = format!("SFATAL\0VFATAL\0C{code}\0M{words}\0D{words}\0H{words}\0\0");
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let length = stream.read_u32().await.unwrap();
+            let mut startup = vec![0; length as usize - 4];
+            stream.read_exact(&mut startup).await.unwrap();
+            stream.write_u8(b'E').await.unwrap();
+            let length = u32::try_from(fields.len()).unwrap() + 4;
+            stream.write_u32(length).await.unwrap();
+            stream.write_all(fields.as_bytes()).await.unwrap();
+        };
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(port).user("boss");
+        let (refused, ()) = tokio::join!(config.connect(tokio_postgres::NoTls), server);
+        let error = refused.err().unwrap();
+        refusal("server", &RoleName::parse("boss").unwrap(), "db", &error)
+    }
+
+    // Red when: an answer is quoted past `error::one_line`, or that leaves tokens in.
+    #[tokio::test]
+    async fn a_server_that_sends_the_token_back_does_not_get_it_shown() {
+        let token = "eyJhbGciOiJub25lIn0.eyJvaWQiOiJ4In0.c2lnbmF0dXJl";
+        let words = format!("bad password\n{token} {}", "and so on ".repeat(500));
+        for code in ["42501", "28P01", "XX000", sql::WRONG_TYPE] {
+            let Failure { message, .. } = told(code, &words).await;
+            assert!(message.contains("bad password ... and so on"), "{message}");
+            assert!(!message.contains("eyJ"), "{message}");
+            assert!(message.len() < 3_000, "{message}");
+        }
+        let Failure { message, .. } = told(token, "x").await;
+        assert!(
+            message.contains("SQLSTATE ...") && !message.contains("eyJ"),
+            "{message}"
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::error::Error as _;
 
 use tokio_postgres::error::DbError;
 
+use crate::model::quote::{quote, redacted};
 use crate::model::{Class, Failure, Reason, RoleName};
 
 use super::sql;
@@ -97,7 +98,8 @@ pub(super) fn told_as(about: About<'_>, answer: &DbError, verdict: Verdict) -> F
     told(about, Answer::from(answer), verdict)
 }
 
-/// A failure in the server's words, with what to do about it.
+/// A failure in the server's words, with what to do about it. The advice and the code may have words of
+/// the server too.
 pub(super) fn told(
     about: About<'_>,
     answer: Answer<'_>,
@@ -120,7 +122,7 @@ pub(super) fn told(
         what = about.what(),
         said = one_line(message),
     );
-    Failure::new(class, reason, message)
+    Failure::new(class, reason, redacted(&message))
 }
 
 /// Class, reason, and what to do.
@@ -135,7 +137,7 @@ fn verdict(class: Class, reason: Reason, advice: &str) -> Option<Verdict> {
 }
 
 fn own_code(answer: &Answer<'_>) -> Option<Verdict> {
-    let detail = answer.detail.unwrap_or("unknown");
+    let detail = one_line(answer.detail.unwrap_or("unknown"));
     let (reason, advice) = match answer.code {
         sql::WRONG_TYPE => (
             Reason::PrincipalTypeMismatch,
@@ -292,10 +294,10 @@ pub fn chain(error: &tokio_postgres::Error) -> String {
     one_line(&text)
 }
 
-/// Server texts go into conditions and log lines: no line breaks, and not endless.
-fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let mut line: String = words.join(" ").chars().take(600).collect();
+/// Server texts go into conditions and log lines: no line breaks, not endless, and not the token that the
+/// server was sent.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line = quote(text, 600);
     line.truncate(line.trim_end_matches('.').len());
     line
 }

@@ -47,6 +47,21 @@ pub const BINDINGS: &str = r"listed AS MATERIALIZED (
 /// Up to version 15 a membership has one row, CREATEROLE manages it, and only ADMIN is an option.
 const OLD_MEMBERSHIPS: &str = "pg_catalog.current_setting('server_version_num')::int < 160000";
 
+/// No setting that the schema allows is longer: 1,024 characters of up to 4 bytes. A role may give itself
+/// settings of many megabytes, and what all roles have comes in one answer.
+const LONGEST_SETTING: usize = 4 * 1024;
+
+/// Stands for a longer value. It has more characters than the schema allows, so that it equals no value
+/// that is declared.
+const LONG_SETTING: &str = "pg_catalog.repeat('.', 1025)";
+
+/// So many settings of a role are read. An object declares up to 64.
+const MOST_SETTINGS: usize = 1_000;
+
+/// A longer comment counts as no marker. One of ours has what its object names, which is no more than the
+/// 1.5 MB that etcd takes, and the names of the objects on which a privilege was there before.
+const LONGEST_COMMENT: usize = 8 * 1024 * 1024;
+
 /// Everything about these subjects: roles always, the rest where there are any.
 pub fn facts(subjects: &Subjects, everything_ours: bool) -> String {
     let mut questions = vec![roles(subjects, everything_ours)];
@@ -102,7 +117,8 @@ SELECT r.rolname AS name, r.oid, r.rolcanlogin AS can_login, c.wanted,
   (r.rolsuper OR r.rolreplication OR r.rolbypassrls) AS privileged, administrative.items AS administrative,
   r.rolconnlimit AS connection_limit, r.rolcreatedb AS create_db, r.rolcreaterole AS create_role,
   r.rolinherit AS inherit, settings.items AS settings, memberships.items AS memberships,
-  held.items AS databases, held.others AS databases_of_others, d.description AS comment, b.id, b.kind, b.admin, b.mfa
+  held.items AS databases, held.others AS databases_of_others,
+  CASE WHEN octet_length(d.description) <= {LONGEST_COMMENT} THEN d.description END AS comment, b.id, b.kind, b.admin, b.mfa
 FROM chosen AS c
 JOIN pg_catalog.pg_roles AS r ON r.oid = c.oid
 LEFT JOIN bound AS b ON b.oid = c.oid
@@ -122,8 +138,10 @@ fn rights() -> String {
     format!(
         r"settings AS MATERIALIZED (
   SELECT s.setrole AS oid,
-    jsonb_object_agg(lower(split_part(c, '=', 1)), substr(c, strpos(c, '=') + 1)) AS items
-  FROM pg_catalog.pg_db_role_setting AS s JOIN wanted AS w ON w.oid = s.setrole, unnest(s.setconfig) AS c
+    jsonb_object_agg(lower(split_part(c, '=', 1)), CASE WHEN octet_length(c) - strpos(c, '=') > {LONGEST_SETTING}
+      THEN {LONG_SETTING} ELSE substr(c, strpos(c, '=') + 1) END) AS items
+  FROM pg_catalog.pg_db_role_setting AS s JOIN wanted AS w ON w.oid = s.setrole,
+    unnest(s.setconfig[:{MOST_SETTINGS}]) AS c
   WHERE s.setdatabase = 0 GROUP BY s.setrole
 ), memberships AS MATERIALIZED (
   SELECT m.member AS oid, jsonb_agg(jsonb_build_object(

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::Privilege;
+use crate::model::quote::quote;
 use crate::model::{
     Attributes, Catalog, Class, DatabaseEntry, EntraLabel, Facts, Failure, Holder, Membership,
     MembershipOptions, Memberships, ObjectId, OfOthers, Parameters, Reason, RoleFacts, RoleName,
@@ -46,7 +47,7 @@ pub fn catalog(server: &str, subjects: Subjects, tables: &[Table]) -> Result<Cat
         databases,
     } = facts(subjects, tables);
     Ok(Catalog {
-        version: version.split(' ').next().unwrap_or_default().to_owned(),
+        version: quote(version.split(' ').next().unwrap_or_default(), 64),
         version_num: number,
         administrator: head.get("administrator").unwrap_or_default().to_owned(),
         read_only: head.is("read_only"),

@@ -178,7 +178,7 @@ fn audiences_of_the_policy_are_those_of_the_clouds() {
     let audiences = |values: &[&str]| {
         let objects = render(values);
         let policy = find(&objects, "ValidatingAdmissionPolicy")[0].data.clone();
-        assert_eq!(find(&objects, "ValidatingAdmissionPolicyBinding").len(), 1);
+        assert_eq!(find(&objects, "ValidatingAdmissionPolicyBinding").len(), 2);
         policy["spec"]["validations"][0]["expression"]
             .as_str()
             .unwrap()

@@ -1,6 +1,7 @@
 //! A real API server takes what the chart makes, and holds the operator to it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,8 +10,9 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{self, Scope};
@@ -96,6 +98,29 @@ async fn ask_token(client: &Client, audiences: &[&str]) -> Result<(), kube::Erro
         .map(|_| ())
 }
 
+/// Without its data, as a dry run: nothing is left of it.
+async fn make_secret(client: &Client, name: &str, type_: Option<&str>) -> Result<(), kube::Error> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "orders");
+    let account = (
+        "kubernetes.io/service-account.name".to_owned(),
+        "orders-api".to_owned(),
+    );
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            annotations: Some(BTreeMap::from([account])),
+            ..ObjectMeta::default()
+        },
+        type_: type_.map(str::to_owned),
+        ..Secret::default()
+    };
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    secrets.create(&dry_run, &secret).await.map(|_| ())
+}
+
 #[tokio::test]
 async fn api_server_takes_every_manifest_strictly() {
     let dir = tempfile::tempdir().unwrap();
@@ -157,6 +182,31 @@ fn yaml_files(folder: &Path) -> Vec<(String, String)> {
             )
         })
         .collect()
+}
+
+/// Else a Secret would get what a token request may not: a token for the API server.
+async fn only_secrets_of_its_type(operator: &Client, admin: &Client) {
+    let minted = "kubernetes.io/service-account-token";
+    until("Secrets of other types are refused", SOON, async || {
+        let refused = make_secret(operator, "stolen", Some(minted)).await;
+        Ok(refused.is_err_and(|error| {
+            error
+                .to_string()
+                .contains("servicebinding.io/postgresql only")
+        }))
+    })
+    .await
+    .unwrap();
+    for (name, type_) in [
+        ("opaque", None),
+        ("bootstrap", Some("bootstrap.kubernetes.io/token")),
+    ] {
+        make_secret(operator, name, type_).await.unwrap_err();
+    }
+    make_secret(operator, "ours", Some("servicebinding.io/postgresql"))
+        .await
+        .unwrap();
+    make_secret(admin, "theirs", Some(minted)).await.unwrap();
 }
 
 #[tokio::test]
@@ -257,5 +307,7 @@ async fn operator_has_the_rights_of_its_namespaces_and_tokens_for_entra_only() {
     }
     // Nobody else is held to it.
     ask_token(&admin, &["https://evil.example"]).await.unwrap();
+
+    only_secrets_of_its_type(&operator, &admin).await;
     plane.stop().await.unwrap();
 }

@@ -7,6 +7,7 @@ use crate::controller::Context;
 use crate::model::login::before_publishing;
 use crate::model::observed::RefusedStep;
 use crate::model::plan::{Plan, RoleWork, Steps, TokenStep, plan};
+use crate::model::publish::check_identity;
 use crate::model::report::RoleChange;
 use crate::model::{Class, Desired, DesiredToken, Failure, ObjectId, ObjectKey, Reason};
 use crate::ports::{AccessToken, TokenOrder, Urgency};
@@ -216,6 +217,7 @@ pub(super) async fn exchange(
     let Some(server) = &world.server else {
         return Err(no_token());
     };
+    check_identity(desired, &wanted.identity, server)?;
     let order = TokenOrder {
         namespace: desired.key.namespace.clone(),
         identity: wanted.identity.clone(),

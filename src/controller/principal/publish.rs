@@ -12,7 +12,7 @@ use crate::controller::index::{Verified, version};
 use crate::model::plan::not_ours;
 use crate::model::publish::{Publication, check, could_publish, is_newer};
 use crate::model::secret::{
-    Connection, Content, SecretFacts, TokenRecord, fingerprint, identity_of,
+    AfterConflict, Connection, Content, SecretFacts, TokenRecord, fingerprint, identity_of,
 };
 use crate::model::{Class, Desired, DesiredServer, DesiredToken, Failure, Look, ObjectId, Reason};
 use crate::ports::{AccessToken, LoginCheck as _, SignIn};
@@ -226,11 +226,12 @@ impl Target<'_> {
             };
             return Err(not_ours(self.desired, &self.wanted.secret, &facts));
         }
-        let theirs = Content::judge(&present(&read), &self.connection()?, &layout(self.wanted));
-        if let Content::Intact(record) = theirs
-            && record.expires_at >= token.expires_at
-        {
-            return self.published(&read.meta, record);
+        let theirs = Content::judge(&present(&read), &self.connection()?, &layout(self.wanted))
+            .labelled(read.meta.is_labelled());
+        match AfterConflict::decide(theirs, token.expires_at) {
+            AfterConflict::Keep(record) => return self.published(&read.meta, record),
+            AfterConflict::Repair => return self.repair().await,
+            AfterConflict::Ours => {}
         }
         match self
             .apply(&self.record(token), token.expose(), &read.meta)

@@ -133,6 +133,31 @@ impl Content {
     }
 }
 
+/// What to write into a Secret that somebody else wrote since we looked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AfterConflict {
+    /// Nothing: it is as declared, with a token that ends no earlier than ours.
+    Keep(TokenRecord),
+    /// What is declared, with the token it has: that ends no earlier than ours.
+    Repair,
+    /// Our token.
+    Ours,
+}
+
+impl AfterConflict {
+    /// Decides by what is there now; our token ends at `ours`.
+    pub fn decide(theirs: Content, ours: Timestamp) -> Self {
+        match theirs.record() {
+            Some(record) if record.expires_at >= ours => {}
+            _ => return Self::Ours,
+        }
+        match theirs {
+            Content::Intact(record) => Self::Keep(record),
+            _ => Self::Repair,
+        }
+    }
+}
+
 /// The Secret of a principal as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFacts {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use strum::IntoEnumIterator as _;
 
 use super::*;
@@ -386,6 +386,33 @@ fn a_line_break_does_not_get_into_a_password_file() {
     let refused = parse(SecretFormat::PgPass).expect_err("refused");
     assert_eq!(refused.reason, Reason::InvalidSpec);
     assert!(parse(SecretFormat::Conninfo).is_ok());
+}
+
+// Red when: only an intact Secret's token is compared with ours.
+#[test]
+fn after_a_conflict_no_token_goes_over_one_that_ends_later() {
+    let theirs = record();
+    let (ends, second) = (theirs.expires_at, SignedDuration::from_secs(1));
+    for (content, expected) in [
+        (
+            Content::Intact(theirs.clone()),
+            AfterConflict::Keep(theirs.clone()),
+        ),
+        (Content::Differs(theirs.clone()), AfterConflict::Repair),
+        (
+            Content::Immutable(Some(theirs.clone())),
+            AfterConflict::Repair,
+        ),
+    ] {
+        for ours in [ends, ends - second] {
+            assert_eq!(AfterConflict::decide(content.clone(), ours), expected);
+        }
+        let later = AfterConflict::decide(content, ends + second);
+        assert_eq!(later, AfterConflict::Ours);
+    }
+    for content in [Content::Broken, Content::Immutable(None)] {
+        assert_eq!(AfterConflict::decide(content, ends), AfterConflict::Ours);
+    }
 }
 
 fn record() -> TokenRecord {

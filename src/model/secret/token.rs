@@ -38,12 +38,14 @@ pub fn token_in<'a>(
     }
     data.values()
         .flat_map(|text| places(text))
-        .filter(|place| place.len() <= LONGEST)
         .take(MOST_PLACES)
+        .filter(|place| place.len() <= LONGEST)
         .find(is_it)
 }
 
-/// Texts that may be a token: whole runs of its characters, and three parts from where one begins.
+/// Texts that may be a token: whole runs of its characters, and three parts from where one begins. What
+/// follows such a beginning is read as far as a token can reach, or a Secret of beginnings would be
+/// read once for each.
 fn places(text: &str) -> impl Iterator<Item = &str> {
     let of_token = |each: char| each.is_ascii_alphanumeric() || "._-".contains(each);
     text.split(move |each| !of_token(each))
@@ -51,8 +53,9 @@ fn places(text: &str) -> impl Iterator<Item = &str> {
         .flat_map(|run| {
             let within = run.match_indices("eyJ").filter_map(|(at, _)| {
                 let rest = run.get(at..)?;
-                let end = rest.match_indices('.').nth(2).map(|(end, _)| end);
-                rest.get(..end.unwrap_or(rest.len()))
+                let near = rest.get(..=LONGEST).unwrap_or(rest);
+                let end = near.match_indices('.').nth(2).map(|(end, _)| end);
+                near.get(..end.unwrap_or(near.len()))
             });
             std::iter::once(run).chain(within.filter(move |place| *place != run))
         })
@@ -67,6 +70,8 @@ pub(super) fn tenant_of(token: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     const TOKEN: &str = "eyJhbGciOiJub25lIn0.eyJ0aWQiOiJ0aGUtdGVuYW50In0.c2ln-_x";
@@ -97,6 +102,19 @@ mod tests {
         ]);
         assert_eq!(token_in(&data, &["password"], &fingerprint(TOKEN)), None);
         assert_eq!(token_in(&data, &[], &fingerprint(TOKEN)), Some(TOKEN));
+    }
+
+    /// Red when: places that are too long do not count and the third dot is looked for in the whole
+    /// rest: 12 seconds.
+    #[test]
+    fn a_secret_of_beginnings_costs_no_time() {
+        let began = Instant::now();
+        assert!(!found(&"eyJ".repeat(330_000)));
+        assert!(!found(&format!("{}.", "eyJ.".repeat(2)).repeat(100_000)));
+        assert!(!found(&format!("eyJ{} ", "x".repeat(LONGEST)).repeat(60)));
+        assert!(found(&format!("{} {TOKEN}", "eyJ".repeat(80))));
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(2), "{took:?}");
     }
 
     #[test]

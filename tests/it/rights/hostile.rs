@@ -1,6 +1,6 @@
 //! What only the server can tell: roles that are somebody else's, privileged, or an administrator's are
-//! left alone whatever an entry of the tenants says; and what becomes of a principal whose entry was
-//! tightened. What an entry does not give is in `tenants`.
+//! left alone whatever an entry of the tenants says; what becomes of a principal whose entry was
+//! tightened; and that what a role may make big about itself hinders nobody. What an entry does not give is in `tenants`.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -325,4 +325,46 @@ async fn a_nul_in_a_manifest_or_in_a_marker_stops_nobody() -> Result<()> {
     noticed(&world, 0).await?;
     world.ready("principal", &name).await?;
     Ok(())
+}
+
+// Red when: the question about roles takes settings or comments at their full length: together these are
+// more than fits into one jsonb, and then no snapshot is taken any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_with_huge_settings_hinders_nobody() -> Result<()> {
+    let world = furnished("huge", setup(2, |_| ()), &[]).await?;
+    made(&world, 0, &control()).await?;
+    let fields = json!({"role": {"settings": {"application_name": "api"}}});
+    made(&world, 1, &fields).await?;
+    let name = fleet::name(1);
+    let postgres = world.azure.postgres().await?;
+    let session = postgres.connect(&name, "postgres").await?;
+    session
+        .batch_execute("DO $$BEGIN EXECUTE 'ALTER ROLE CURRENT_USER SET application_name = ''' || repeat('a', 5000) || ''''; END$$")
+        .await?;
+    // What ALTER ROLE leaves after a minute, in a second.
+    let huge = format!(
+        "UPDATE pg_db_role_setting SET setconfig = setconfig || (SELECT array_agg(name || '=' || repeat('a', 60000000))
+           FROM unnest(ARRAY['search_path', 'temp_tablespaces', 'local_preload_libraries', 'default_tablespace', 'default_text_search_config']) AS name)
+         WHERE setrole = '\"{name}\"'::regrole"
+    );
+    world.sql(&huge).await?;
+    noticed(&world, 0).await?;
+    // What is declared is put back, though the snapshot does not say what is there.
+    let declared = format!(
+        "SELECT setconfig::text LIKE '{{application_name=api,search_path=aaa%' FROM pg_db_role_setting \
+         WHERE setrole = '\"{name}\"'::regrole"
+    );
+    world.wait_sql(&declared, Some("t")).await?;
+
+    let marker = comment_of(&world, &name).await?.unwrap_or_default();
+    let literal = postgres_protocol::escape::escape_literal(&marker);
+    world
+        .sql(&format!(
+            "DO $do$BEGIN EXECUTE format('COMMENT ON ROLE %I IS %L', '{name}', {literal} || repeat(' ', 9000000)); END$do$"
+        ))
+        .await?;
+    let length =
+        format!("SELECT length(shobj_description('\"{name}\"'::regrole, 'pg_authid')) < 10000");
+    world.wait_sql(&length, Some("t")).await?;
+    world.wait_settled(&name).await
 }

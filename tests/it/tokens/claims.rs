@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{BATCH_CLIENT, federate, identity, logged_in, quick, short_lived, untouched};
 use crate::fixture::{
-    ADMIN_CLIENT, API_CLIENT, API_ID, REPORTS_CLIENT, REPORTS_ID, Setup, World, condition,
+    ADMIN_CLIENT, API_CLIENT, API_ID, REPORTS_CLIENT, REPORTS_ID, Setup, TENANT, World, condition,
     service_account, workload_identity,
 };
 
@@ -95,6 +95,44 @@ async fn the_token_of_an_administrator_is_never_written() -> Result<()> {
         "{}",
         world.stats()
     );
+    Ok(())
+}
+
+// Red when: execute::exchange does not ask model::publish::check_identity: no session knows the object id
+// of an administrator as which nobody had to sign in, and the server knows the group only.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_identity_of_an_administrator_that_was_never_needed_is_refused_unasked() -> Result<()> {
+    let setup = Setup {
+        server: Some(Box::new(|server| {
+            let secret = json!({"tenantId": TENANT, "clientId": BATCH_CLIENT, "secretRef": {"name": "spare", "key": "secret"}});
+            let spare = json!({"roleName": "pg-spare", "identity": {"clientSecret": secret}});
+            server["spec"]["admins"]
+                .as_array_mut()
+                .expect("a list")
+                .push(spare);
+        })),
+        ..Setup::default()
+    };
+    let world = World::with("spare_admin", setup).await?;
+    let team = world.names.team.clone();
+    world
+        .change_directory(|directory| federate(directory, BATCH_CLIENT, &team, "batch"))
+        .await?;
+    world
+        .apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "batch", "namespace": team}}))
+        .await?;
+    world.ready("server", "server").await?;
+    let mut object = world.principal("group", "Prod DB Readonly", json!({"type": "Group"}));
+    let workload = json!({"serviceAccountRef": {"name": "batch"}, "clientId": BATCH_CLIENT, "tenantId": TENANT});
+    object["spec"]["token"] =
+        json!({"identity": {"workloadIdentity": workload}, "verifyLogin": "Never"});
+    world.apply(&object).await?;
+    let message = world
+        .not_ready("principal", "group", "TokenOfAdministrator")
+        .await?;
+    assert!(message.contains("\"pg-spare\""), "{message}");
+    assert_eq!(world.get("secret", "group").await?, None);
+    assert_eq!(world.token_requests(Some(BATCH_CLIENT)), 0);
     Ok(())
 }
 
