@@ -5,6 +5,7 @@ mod absent;
 mod administrators;
 mod columns;
 mod grantors;
+mod handed_on;
 mod hostile;
 mod killed;
 mod kinds;
