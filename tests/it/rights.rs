@@ -11,6 +11,7 @@ mod killed;
 mod kinds;
 pub mod ledger;
 mod locks;
+mod memberships;
 mod odd;
 mod parameters;
 mod property;
@@ -105,7 +106,7 @@ fn set(lines: &[&str]) -> BTreeSet<String> {
 }
 
 /// What a role has directly in `orders` and these databases, and is; without its label. Of a
-/// membership only whether it is with ADMIN OPTION.
+/// membership only whether it is with ADMIN OPTION, and from 16 on without INHERIT or SET.
 async fn lines(world: &World, role: &str, databases: &[&str]) -> Result<BTreeSet<String>> {
     let all: Vec<&str> = ["orders"].iter().chain(databases).copied().collect();
     let lines = ledger::of(&ledger::read(world, &all).await?, role);
@@ -114,8 +115,13 @@ async fn lines(world: &World, role: &str, databases: &[&str]) -> Result<BTreeSet
         .filter(|line| !line.starts_with("label "))
         .map(|line| match line.split_once(" by ") {
             Some((member, by)) if member.starts_with("member of ") => {
-                let admin = by.contains("\"admin_option\": true");
-                format!("{member}{}", if admin { " with admin" } else { "" })
+                let said = |option: &str, words: &'static str| {
+                    by.contains(option).then_some(words).unwrap_or_default()
+                };
+                let admin = said("\"admin_option\": true", " with admin");
+                let inherit = said("\"inherit_option\": false", " without inherit");
+                let set = said("\"set_option\": false", " without set");
+                format!("{member}{admin}{inherit}{set}")
             }
             _ => line,
         });

@@ -30,6 +30,14 @@ const SETTINGS: [(&str, [&str; 2]); 3] = [
     ("search_path", ["app, public", "public"]),
     ("application_name", ["it's \"odd\"", "plain"]),
 ];
+/// Attributes by their place in the ledger's line, with what they are where nobody says anything.
+const ATTRIBUTES: [(&str, usize, &str); 5] = [
+    ("inherit", 1, "t"),
+    ("createRole", 2, "f"),
+    ("createDb", 3, "f"),
+    ("login", 4, "t"),
+    ("connectionLimit", 5, "-1"),
+];
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What one principal declares of its rights, as lines of the ledger.
@@ -40,8 +48,11 @@ struct Declared {
     /// The databases named, when the policy is Exclusive.
     exclusive: BTreeSet<String>,
     groups: BTreeSet<String>,
+    /// How, from PostgreSQL 16 on.
+    options: BTreeMap<String, Value>,
     settings: BTreeMap<String, String>,
-    connection_limit: Option<i32>,
+    /// By their names in the manifest, as the ledger writes them.
+    attributes: BTreeMap<&'static str, String>,
 }
 
 fn some<'a, T: ?Sized>(random: &mut StdRng, of: &[&'a T]) -> Vec<&'a T> {
@@ -122,7 +133,49 @@ fn in_schema(
     }
 }
 
-fn declare(random: &mut StdRng) -> Declared {
+/// One entry of `memberOf`; from 16 on with options, which are also returned as the server has them.
+fn member_of(random: &mut StdRng, role: &str, options: bool) -> (Value, Option<Value>) {
+    if !options {
+        return (json!({"role": role}), None);
+    }
+    let mut often = || random.random_range(0..3) > 0;
+    let (inherit, set, admin) = (often(), often(), !often());
+    let entry = json!({"role": role, "inherit": inherit, "set": set, "admin": admin});
+    let row = json!({"inherit_option": inherit, "set_option": set, "admin_option": admin});
+    (entry, Some(row))
+}
+
+/// `spec.role`, with null for what is not declared, since it is a merge patch; and the attributes.
+fn role(random: &mut StdRng, declared: &mut Declared) -> Value {
+    let mut role = json!({});
+    for (name, ..) in ATTRIBUTES {
+        role[name] = match (random.random_range(0..2), name) {
+            (0, "connectionLimit") => json!(random.random_range(1..9)),
+            (0, _) => json!(random.random_range(0..2) == 0),
+            // It has a default.
+            (_, "login") => json!(true),
+            _ => Value::Null,
+        };
+        let word = match &role[name] {
+            Value::Null => continue,
+            Value::Bool(true) => "t".to_owned(),
+            Value::Bool(false) => "f".to_owned(),
+            number => number.to_string(),
+        };
+        declared.attributes.insert(name, word);
+    }
+    for (name, values) in SETTINGS {
+        role["settings"][name] = Value::Null;
+        if random.random_range(0..2) == 0 {
+            let value = values[random.random_range(0..2)];
+            role["settings"][name] = json!(value);
+            declared.settings.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    role
+}
+
+fn declare(random: &mut StdRng, options: bool) -> Declared {
     let mut declared = Declared::default();
     let (mut grants, mut defaults) = (Vec::new(), Vec::new());
     for database in DATABASES {
@@ -143,17 +196,16 @@ fn declare(random: &mut StdRng) -> Declared {
             );
         }
     }
-    declared.groups = some(random, &GROUPS)
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
-    for (name, values) in SETTINGS {
-        if random.random_range(0..2) == 0 {
-            let value = values[random.random_range(0..2)];
-            declared.settings.insert(name.to_owned(), value.to_owned());
-        }
+    let mut memberships = Vec::new();
+    for group in some(random, &GROUPS) {
+        let (entry, options) = member_of(random, group, options);
+        memberships.push(entry);
+        declared.groups.insert(group.to_owned());
+        declared
+            .options
+            .extend(options.map(|options| (group.to_owned(), options)));
     }
-    declared.connection_limit = (random.random_range(0..2) == 0).then(|| random.random_range(1..9));
+    let role = role(random, &mut declared);
     let exclusive = random.random_range(0..2) == 0;
     if exclusive {
         let named = grants
@@ -162,13 +214,9 @@ fn declare(random: &mut StdRng) -> Declared {
             .filter_map(|entry| entry["database"].as_str());
         declared.exclusive = named.map(str::to_owned).collect();
     }
-    let mut role = json!({"settings": declared.settings});
-    if let Some(limit) = declared.connection_limit {
-        role["connectionLimit"] = json!(limit);
-    }
     declared.spec = json!({
         "grants": grants, "defaultPrivileges": defaults, "role": role,
-        "memberOf": declared.groups.iter().map(|role| json!({"role": role})).collect::<Vec<_>>(),
+        "memberOf": memberships,
         "privilegePolicy": if exclusive { "Exclusive" } else { "Additive" },
         "suspend": false, "mode": "Apply",
     });
@@ -228,11 +276,13 @@ fn by_hand(random: &mut StdRng, name: &str) -> BTreeMap<&'static str, Vec<String
             _ => {}
         }
     }
-    if random.random_range(0..3) == 0 {
-        sql.push(format!(
-            "ALTER ROLE {role} CONNECTION LIMIT {}",
-            random.random_range(1..9)
-        ));
+    let limit = format!("CONNECTION LIMIT {}", random.random_range(1..9));
+    for word in ["INHERIT", "CREATEROLE", "CREATEDB", "LOGIN", &limit] {
+        match random.random_range(0..6) {
+            0 => sql.push(format!("ALTER ROLE {role} {word}")),
+            1 if word != limit => sql.push(format!("ALTER ROLE {role} NO{word}")),
+            _ => {}
+        }
     }
     done
 }
@@ -241,7 +291,8 @@ fn setup(improved_control: bool) -> Setup {
     Setup {
         server: Some(Box::new(|server| {
             let spec = &mut server["spec"];
-            spec["tenants"][0]["memberOf"] = json!([{"role": "readers"}, {"role": "writers"}]);
+            spec["tenants"][0]["memberOf"] =
+                json!([{"role": "readers", "admin": true}, {"role": "writers", "admin": true}]);
             spec["tenants"][0]["grants"] = json!([
                 {"database": "*", "privileges": ["CONNECT", "TEMPORARY"]},
                 {"database": "*", "schemas": ["*"], "privileges": ["SELECT", "INSERT", "UPDATE", "USAGE", "CREATE", "EXECUTE"]},
@@ -341,12 +392,104 @@ fn groups(lines: &BTreeSet<String>) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
+/// The attributes among the lines of a role.
+fn attributes(lines: &BTreeSet<String>) -> Result<BTreeMap<&'static str, String>> {
+    let mut lines = lines.iter();
+    let line = lines.find_map(|line| line.strip_prefix("attributes "));
+    let words: Vec<&str> = line.context("no attributes")?.split(' ').collect();
+    let pairs = ATTRIBUTES.map(|(name, place, _)| (name, words[place].to_owned()));
+    Ok(pairs.into())
+}
+
+/// The memberships by group and grantor, with their options.
+fn rows(lines: &BTreeSet<String>) -> Result<BTreeMap<(String, String), Value>> {
+    let of_line = |line: &String| {
+        let (group, rest) = line.strip_prefix("member of ")?.split_once(" by ")?;
+        let (grantor, options) = rest.split_once(' ')?;
+        Some(((group.to_owned(), grantor.to_owned()), options.to_owned()))
+    };
+    let rows = lines.iter().filter_map(of_line);
+    rows.map(|(key, options)| Ok((key, serde_json::from_str(&options)?)))
+        .collect()
+}
+
 /// What is ours of a role: what it was given because it was declared.
 #[derive(Clone, Debug, Default)]
 struct Ours {
     privileges: BTreeSet<String>,
     groups: BTreeSet<String>,
     settings: BTreeSet<String>,
+    attributes: BTreeSet<&'static str>,
+}
+
+/// Memberships one by one: what is declared is there just so, and where the grants of others are apart from
+/// ours, those are as they were.
+fn judge_options(
+    declared: &Declared,
+    apart: bool,
+    before: &BTreeSet<String>,
+    after: &BTreeSet<String>,
+) -> Result<()> {
+    let (was, is) = (rows(before)?, rows(after)?);
+    for (group, options) in &declared.options {
+        let mut there = is.iter().filter(|((name, _), _)| name == group);
+        ensure!(
+            there.any(|(_, is)| is == options),
+            "no membership in {group} is {options}: {is:?}; before: {was:?}"
+        );
+    }
+    if !apart {
+        return Ok(());
+    }
+    let of_others = |rows: BTreeMap<(String, String), Value>| {
+        let others = rows.into_iter();
+        let others = others.filter(|((_, grantor), _)| grantor != ADMINISTRATOR);
+        others.collect::<Vec<_>>()
+    };
+    let ours: BTreeSet<&String> = is
+        .keys()
+        .filter(|(_, grantor)| grantor == ADMINISTRATOR)
+        .map(|(group, _)| group)
+        .collect();
+    ensure!(
+        ours.iter().all(|group| declared.groups.contains(*group)),
+        "{ours:?} is not declared and still there"
+    );
+    let (was, is) = (of_others(was.clone()), of_others(is.clone()));
+    ensure!(was == is, "memberships of others were {was:?}, are {is:?}");
+    Ok(())
+}
+
+/// Attributes: as declared; what is declared no more is set back where it was ours, and only there.
+fn judge_attributes(
+    declared: &Declared,
+    ours: &mut Ours,
+    before: &BTreeSet<String>,
+    after: &BTreeSet<String>,
+) -> Result<()> {
+    let (was, is) = (attributes(before)?, attributes(after)?);
+    for (name, _, default) in ATTRIBUTES {
+        let (was, mine) = (&was[name], ours.attributes.contains(name));
+        let expected = match declared.attributes.get(name) {
+            // Closed by somebody else.
+            Some(wanted) if name == "login" && wanted == "t" && !mine => was.clone(),
+            Some(wanted) => wanted.clone(),
+            None if mine => default.to_owned(),
+            None => was.clone(),
+        };
+        ensure!(
+            is[name] == expected,
+            "{name} was {was}, is {}, not {expected}",
+            is[name]
+        );
+        let open = name == "login" && is[name] == "t";
+        if declared.attributes.contains_key(name) && !open && (mine || *was != is[name]) {
+            ours.attributes.insert(name);
+        } else {
+            ours.attributes.remove(name);
+        }
+    }
+    Ok(())
 }
 
 /// Compares what is there after a reconcile with what has to be.
@@ -413,24 +556,16 @@ fn judge(
         groups(after)
     );
     ours.groups = &(&ours.groups & &declared.groups) | &(&declared.groups - &held);
-    if let Some(limit) = declared.connection_limit {
-        let attributes = after
-            .iter()
-            .find(|line| line.starts_with("attributes "))
-            .context("no attributes")?;
-        ensure!(
-            attributes.ends_with(&format!(" {limit}")),
-            "{attributes}, declared {limit}"
-        );
-    }
-    Ok(())
+    judge_attributes(declared, ours, before, after)
 }
 
 async fn settle(world: &World, n: usize) -> Result<()> {
     let name = fleet::name(n);
     world
         .wait_for("principal", &name, "Ready", DEADLINE, |o| {
-            condition(o, "Ready").is("True")
+            // Or closed by hand, which is not ours to change.
+            let ready = condition(o, "Ready");
+            ready.current && (ready.status == "True" || ready.reason == "LoginDisabledOnServer")
         })
         .await?;
     // Nothing more to do: a plan made afresh is empty.
@@ -442,8 +577,10 @@ async fn settle(world: &World, n: usize) -> Result<()> {
             ready.current && ready.reason == "PlanOnly"
         })
         .await?;
+    let mut plan = shown["status"]["plan"].as_array().into_iter().flatten();
+    let closed = |entry: &Value| entry.to_string().contains("NOLOGIN: it stays so");
     ensure!(
-        shown["status"]["plan"].is_null(),
+        plan.all(closed),
         "{name} still wants {:#}",
         shown["status"]["plan"]
     );
@@ -479,6 +616,8 @@ async fn pairs(improved_control: bool) -> Result<()> {
     let others = of_others(&ledger::read(&world, &all).await?, &roles);
     let mut ours = vec![Ours::default(); PRINCIPALS];
     let mut rights = 0;
+    let server = world.azure.postgres().await?.version().major();
+    let options = server >= 16;
     for round in 0..rounds {
         for name in &roles {
             world
@@ -492,19 +631,12 @@ async fn pairs(improved_control: bool) -> Result<()> {
             }
         }
         let before = ledger::read(&world, &all).await?;
-        let declared: Vec<Declared> = (0..PRINCIPALS).map(|_| declare(&mut random)).collect();
+        let declared: Vec<Declared> = (0..PRINCIPALS)
+            .map(|_| declare(&mut random, options))
+            .collect();
         for (name, declared) in roles.iter().zip(&declared) {
             let look = json!({"entrapostgres.io/reconcile": format!("round {round}")});
-            let mut patch = json!({"metadata": {"annotations": look}, "spec": declared.spec});
-            if declared.connection_limit.is_none() {
-                patch["spec"]["role"]["connectionLimit"] = Value::Null;
-            }
-            // A merge patch adds to a map: what is not declared is taken out by name.
-            for (setting, _) in SETTINGS {
-                if !declared.settings.contains_key(setting) {
-                    patch["spec"]["role"]["settings"][setting] = Value::Null;
-                }
-            }
+            let patch = json!({"metadata": {"annotations": look}, "spec": declared.spec});
             world.patch("principal", name, &patch).await?;
         }
         for n in 0..PRINCIPALS {
@@ -515,18 +647,16 @@ async fn pairs(improved_control: bool) -> Result<()> {
         let after = ledger::read(&world, &all).await?;
         for (n, name) in roles.iter().enumerate() {
             rights += declared[n].privileges.len();
-            judge(
-                &declared[n],
-                &mut ours[n],
-                &of(&before, name),
-                &of(&after, name),
-            )
-            .with_context(|| {
-                format!(
-                    "seed {seed}, round {round}, {name}, declared {:#}",
-                    declared[n].spec
-                )
-            })?;
+            let (before, after) = (of(&before, name), of(&after, name));
+            let apart = options && !improved_control;
+            judge_options(&declared[n], apart, &before, &after)
+                .and_then(|()| judge(&declared[n], &mut ours[n], &before, &after))
+                .with_context(|| {
+                    format!(
+                        "seed {seed}, round {round}, {name}, declared {:#}",
+                        declared[n].spec
+                    )
+                })?;
         }
         let others_now = of_others(&after, &roles);
         ensure!(
@@ -536,7 +666,6 @@ async fn pairs(improved_control: bool) -> Result<()> {
             others.difference(&others_now).collect::<Vec<_>>()
         );
     }
-    let server = world.azure.postgres().await?.version().major();
     println!(
         "PostgreSQL {server}, improved control {improved_control}: {} random pairs of declared and actual, \
          {rights} privileges declared; RIGHTS_SEED={seed} shows them again",

@@ -7,7 +7,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{
-    ADMINISTRATOR, control, declared, furnished, has_exactly, ledger, made, noticed, set, setup,
+    ADMINISTRATOR, control, declared, furnished, has_exactly, ledger, made, noticed, says, set,
+    setup,
 };
 use crate::fixture::World;
 use crate::fleet;
@@ -19,7 +20,7 @@ pub(super) const BARE: &str = "attributes f t f f t -1";
 pub(super) fn full(policy: &str) -> Value {
     json!({
         "privilegePolicy": policy,
-        "role": {"connectionLimit": 5, "createDb": true, "createRole": true,
+        "role": {"login": false, "inherit": false, "connectionLimit": 5, "createDb": true, "createRole": true,
             "settings": {"statement_timeout": "30s", "search_path": "app, public"}},
         "memberOf": [{"role": "readers"}, {"role": "writers", "admin": true}],
         "grants": [
@@ -37,7 +38,7 @@ pub(super) fn full(policy: &str) -> Value {
 
 pub(super) fn everything() -> BTreeSet<String> {
     set(&[
-        "attributes f t t t t 5",
+        "attributes f f t t f 5",
         "setting statement_timeout=30s",
         "setting search_path=app, public",
         "member of readers",
@@ -149,15 +150,26 @@ const REMOVALS: &[Removal] = &[
         &[],
     ),
     (
-        "an attribute",
-        |spec| spec["role"] = json!({"connectionLimit": 5, "createRole": true, "settings": {"search_path": "app, public"}}),
-        &["attributes f t t t t 5"],
+        "login: false",
+        |spec| spec["role"]["login"] = json!(true),
+        &["attributes f f t t f 5"],
+        &["attributes f f t t t 5"],
+    ),
+    (
+        "two attributes",
+        |spec| {
+            let mut role = spec["role"].take();
+            let fields = role.as_object_mut().expect("an object");
+            fields.retain(|field, _| !["createDb", "inherit"].contains(&field.as_str()));
+            spec["role"] = role;
+        },
+        &["attributes f f t t t 5"],
         &["attributes f t t f t 5"],
     ),
     (
         "all options of the role",
         |spec| {
-            spec["role"] = json!({});
+            spec.as_object_mut().expect("an object").remove("role");
         },
         &["attributes f t t f t 5", "setting search_path=app, public"],
         &[BARE],
@@ -191,7 +203,7 @@ async fn piece_by_piece(world: &World, n: usize, policy: &str) -> Result<()> {
          REVOKE ALL ON FUNCTION app.f(integer) FROM \"{name}\"; REVOKE TEMPORARY ON DATABASE orders FROM \"{name}\";
          ALTER DEFAULT PRIVILEGES FOR ROLE app_owner IN SCHEMA app REVOKE SELECT ON TABLES FROM \"{name}\";
          REVOKE readers FROM \"{name}\" GRANTED BY \"{ADMINISTRATOR}\"; ALTER ROLE \"{name}\" RESET statement_timeout;
-         ALTER ROLE \"{name}\" NOCREATEDB CONNECTION LIMIT 7"
+         ALTER ROLE \"{name}\" NOCREATEDB LOGIN INHERIT CONNECTION LIMIT 7"
     );
     ledger::run(world, "orders", &drift).await?;
     has_exactly(world, &name, &[], &expected, "after drift by hand").await?;
@@ -309,4 +321,39 @@ async fn exclusive_finds_what_was_given_where_nobody_looks() -> Result<()> {
     }
     world.ready("principal", &name).await?;
     Ok(())
+}
+
+// Red when: `login` in rights/attributes opens what it had not closed, or forgets that it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_we_took_is_given_back_and_one_that_an_administrator_took_is_not() -> Result<()>
+{
+    let world = furnished("login", setup(1, |_| ()), &[]).await?;
+    let name = fleet::name(0);
+    let login = |on: bool| json!({"role": {"login": on}});
+    let (open, closed) = (set(&[BARE]), set(&["attributes f t f f f -1"]));
+    made(&world, 0, &login(false)).await?;
+    has_exactly(&world, &name, &[], &closed, "closed from the start").await?;
+    // Opened by hand it is closed again, and closed by hand it stays ours.
+    world.sql(&format!("ALTER ROLE \"{name}\" LOGIN")).await?;
+    has_exactly(&world, &name, &[], &closed, "after drift by hand").await?;
+    let nologin = format!("ALTER ROLE \"{name}\" NOLOGIN");
+    world.sql(&nologin).await?;
+    made(&world, 0, &login(true)).await?;
+    has_exactly(&world, &name, &[], &open, "given back").await?;
+
+    // What an administrator closed stays so, declared closed meanwhile or not.
+    world.sql(&nologin).await?;
+    for fields in [login(true), json!({})] {
+        world.apply(&declared(&world, 0, &fields)).await?;
+        let ready = says(&world, 0, &["NOLOGIN", "entrapostgres.io/restore"]).await?;
+        assert_eq!(ready.reason, "LoginDisabledOnServer", "{ready:?}");
+        made(&world, 0, &login(false)).await?;
+    }
+    has_exactly(&world, &name, &[], &closed, "the administrator's").await?;
+    world.apply(&declared(&world, 0, &login(true))).await?;
+    says(&world, 0, &["NOLOGIN"]).await?;
+    has_exactly(&world, &name, &[], &closed, "the administrator's").await?;
+    world.sql(&format!("ALTER ROLE \"{name}\" LOGIN")).await?;
+    world.ready("principal", &name).await?;
+    has_exactly(&world, &name, &[], &open, "opened by hand").await
 }
