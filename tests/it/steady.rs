@@ -113,7 +113,8 @@ fn by_kind(world: &World, mark: Mark) -> Result<BTreeMap<String, usize>> {
 }
 
 // Red when: `session.look` runs in every reconcile that a snapshot wakes, or status is written
-// without being compared (src/controller/principal/report.rs: `if status != old`).
+// without being compared (src/controller/principal/report.rs: `if status != old`); or sign-ins to try
+// tokens take no turns.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_steady_state_costs_the_same_for_5_and_for_50_principals() -> Result<()> {
     let world = World::with("steady", fleet::setup(MANY)).await?;
@@ -173,6 +174,9 @@ async fn a_steady_state_costs_the_same_for_5_and_for_50_principals() -> Result<(
     assert_eq!(after.tokens - before.tokens, new);
     let connections = after.connections - before.connections;
     assert!((new..new + 3).contains(&connections), "{connections}");
+    // The session's three, and one to try tokens with.
+    let peak = world.azure.state().stats.snapshot().connections.peak;
+    assert!(peak <= 4, "{peak} connections at once");
 
     let many = steady(&world).await?;
     println!("statements of a snapshot: {few} with {FEW} principals, {many} with {MANY}");

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use lab::process::until;
 use serde_json::{Value, json};
 
 use super::{declared, furnished, has_exactly, ledger, made, says, set, setup};
-use crate::fixture::{SOON, World};
+use crate::fixture::{SOON, World, condition};
 use crate::fleet;
 
 /// What was refused rests about so long; what passes is tried again sooner.
@@ -183,7 +184,7 @@ async fn grants_of_others_at_the_same_moment_are_survived() -> Result<()> {
     Ok(())
 }
 
-// Red when: a deadlock is taken for a refusal.
+// Red when: a deadlock is taken for a refusal: what it stopped is neither sent again, nor step by step, nor soon.
 #[tokio::test(flavor = "multi_thread")]
 async fn deadlocks_with_others_pass() -> Result<()> {
     let world = furnished("deadlock", setup(1, |_| ()), &[]).await?;
@@ -191,23 +192,72 @@ async fn deadlocks_with_others_pass() -> Result<()> {
     let other = ledger::superuser(&world, "orders").await?;
     let grant = |table: &str| format!("GRANT UPDATE ON app.{table} TO bystander");
     other
-        .batch_execute(&format!("BEGIN; {}", grant("t2")))
+        .batch_execute(&format!(
+            "SET deadlock_timeout = '1min'; BEGIN; {}",
+            grant("t2")
+        ))
         .await?;
     let grants = json!([table("orders", "t1"), table("orders", "t2")]);
     let object = declared(&world, 0, &json!({"grants": grants}));
     world.apply(&object).await?;
     world.wait_sql(WAITS, Some("1")).await?;
-    // One of both is told so by the server after a second.
-    let ours = other.batch_execute(&grant("t1")).await;
+    // The operator is told so by the server after a second: the other looks for no deadlock that soon.
+    other.batch_execute(&grant("t1")).await?;
     other.batch_execute("ROLLBACK").await?;
     let since = Instant::now();
     is_given(&world, 0, &["t1", "t2"]).await?;
     let took = since.elapsed();
-    ensure!(
-        took < REFUSED,
-        "{took:?}; somebody else's statement: {ours:?}"
-    );
+    ensure!(took < REFUSED, "{took:?}");
+    told(&world, "deadlock detected", 1).await
+}
 
+// Red when: a token is tried on a connection of the session, or waits for what is under way there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_tried_while_all_connections_of_the_session_wait() -> Result<()> {
+    let two = |spec: &mut Value| {
+        spec["limits"] = json!({"maxConnections": 2});
+        spec["timeouts"] = json!({"lock": "20s"});
+    };
+    let world = furnished("occupied", setup(2, two), &[]).await?;
+    let mut api = world.api();
+    api["spec"]["token"]["verifyLogin"] = json!("Always");
+    world.apply(&api).await?;
+    world.ready("principal", "api").await?;
+    for n in [0, 1] {
+        made(&world, n, &json!({})).await?;
+    }
+    let other = ledger::superuser(&world, "orders").await?;
+    let name = fleet::name(1);
+    let change = format!(
+        "BEGIN; GRANT SELECT ON app.t1 TO bystander; COMMENT ON ROLE \"{name}\" IS NULL; ALTER ROLE \"{name}\" CONNECTION LIMIT 3"
+    );
+    other.batch_execute(&change).await?;
+    let grants = json!({"grants": [table("orders", "t1")]});
+    world.apply(&declared(&world, 0, &grants)).await?;
+    world.wait_sql(WAITS, Some("1")).await?;
+    let limit = json!({"role": {"connectionLimit": 5}});
+    world.apply(&declared(&world, 1, &limit)).await?;
+    world.wait_sql(WAITS, Some("2")).await?;
+
+    // A token of the same second is the one that was tried.
+    let mut asked = 0;
+    until("the next token is tried", SOON, async || {
+        asked += 1;
+        let renew =
+            json!({"metadata": {"annotations": {"entrapostgres.io/renew": asked.to_string()}}});
+        world.patch("principal", "api", &renew).await?;
+        let stats = world.azure.state().stats.snapshot().connections;
+        Ok(stats.by_role.get("orders-api") >= Some(&2))
+    })
+    .await?;
+    let verified = |object: &Value| condition(object, "LoginVerified").is("True");
+    world.wait("principal", "api", "verified", verified).await?;
+    let peak = world.azure.state().stats.snapshot().connections.peak;
+    ensure!(peak <= 3, "{peak} connections at once");
+    assert_eq!(world.ask(WAITS).await?.as_deref(), Some("2"), "still");
+    other.batch_execute("COMMIT").await?;
+    is_given(&world, 0, &["t1"]).await?;
+    world.ready("principal", &name).await?;
     Ok(())
 }
 

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, ensure};
 use lab::operator::ManagedIdentities;
+use lab::process::until;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::{IMPORTER_CLIENT, client_secret, service, untouched};
+use super::{IMPORTER_CLIENT, client_secret, quick, service, short_lived, untouched};
 use crate::fixture::{
-    ADMIN_CLIENT, API_CLIENT, Setup, TENANT, World, condition, plane, service_account,
+    ADMIN_CLIENT, API_CLIENT, SOON, Setup, TENANT, World, condition, plane, service_account,
     workload_identity,
 };
 
@@ -334,6 +335,29 @@ async fn a_server_of_the_tenants_own_gets_no_token_but_the_tenants() -> Result<(
         .await?;
     assert!(!condition(&object, "Ready").is("True"));
     untouched(&world, "lure", "lure").await
+}
+
+// Red when: the sign-in that tries a token goes where the Secret points, and not to the server's own host.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_tried_at_the_server_and_not_where_its_secret_points() -> Result<()> {
+    let world = short_lived("hostile_endpoint", API_CLIENT).await?;
+    let trap = Trap::set().await?;
+    let mut object = quick(&world);
+    object["spec"]["token"]["endpoint"] = json!({"host": "localhost", "port": trap.port});
+    object["spec"]["token"]["verifyLogin"] = json!("Always");
+    world.apply(&object).await?;
+    let verified = |object: &Value| condition(object, "LoginVerified").is("True");
+    let first = world.ready("principal", "api").await?;
+    ensure!(verified(&first), "{first:#}");
+    until("the next token is tried", SOON, async || {
+        let signed_in = &world.stats()["connections"]["byRole"]["orders-api"];
+        Ok(signed_in.as_u64() >= Some(2))
+    })
+    .await?;
+    world.wait("principal", "api", "verified", verified).await?;
+    assert_eq!(world.secret("api").await?["port"], trap.port.to_string());
+    assert!(trap.heard().is_empty(), "somebody has called");
+    Ok(())
 }
 
 // Red when: observe() takes the object id of a role from the Secret's annotations.
