@@ -116,7 +116,7 @@ async fn lines(world: &World, role: &str, databases: &[&str]) -> Result<BTreeSet
         .map(|line| match line.split_once(" by ") {
             Some((member, by)) if member.starts_with("member of ") => {
                 let said = |option: &str, words: &'static str| {
-                    by.contains(option).then_some(words).unwrap_or_default()
+                    if by.contains(option) { words } else { "" }
                 };
                 let admin = said("\"admin_option\": true", " with admin");
                 let inherit = said("\"inherit_option\": false", " without inherit");

@@ -4,8 +4,10 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
+use super::hostile::{logged, sent};
 use super::{
-    declared, furnished, has_exactly, improved, ledger, major, says, set, setup, statement,
+    control, declared, furnished, has_exactly, improved, ledger, made, major, noticed, says, set,
+    setup, statement,
 };
 use crate::fixture::{World, condition};
 use crate::fleet;
@@ -25,10 +27,10 @@ async fn lend(world: &World, message: &str, owner: &str) -> Result<()> {
     world.sql(sql).await
 }
 
-// Red when: `rights::privileges` plans what we may not grant, or forgets to say how it could be.
+// Red when: `rights::privileges` or `objects` plans what we may not grant, or forgets to say how it could be.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_not_be_granted_is_said_with_the_statement_that_heals_it() -> Result<()> {
-    let world = furnished("ungrantable", setup(4, |_| ()), &[]).await?;
+    let world = furnished("ungrantable", setup(5, |_| ()), &[]).await?;
     ledger::run(
         &world,
         "orders",
@@ -37,7 +39,9 @@ async fn what_may_not_be_granted_is_said_with_the_statement_that_heals_it() -> R
     )
     .await?;
     world.sql("CREATE DATABASE lent OWNER stranger").await?;
-    let (table, schema, database, default) = (0, 1, 2, 3);
+    let (table, schema, database, default, noticing) = (0, 1, 2, 3, 4);
+    made(&world, noticing, &control()).await?;
+    let log = logged(&world, noticing).await?;
     let defaults = json!([{"database": "orders", "schema": "app", "owner": "another", "objects": "Tables", "privileges": ["SELECT"]}]);
     for (n, fields) in [
         (
@@ -65,6 +69,36 @@ async fn what_may_not_be_granted_is_said_with_the_statement_that_heals_it() -> R
     let said = says(&world, table, &["stranger", "Their table"]).await?;
     has_exactly(&world, &fleet::name(table), &[], &set(&given), "the rest").await?;
     assert_eq!(said.reason, "NotGrantable", "{said:?}");
+
+    for (n, owner) in [
+        (schema, "\"stranger\""),
+        (database, "\"stranger\""),
+        (default, "another"),
+    ] {
+        says(&world, n, &[owner]).await?;
+    }
+    // It is known beforehand, and stays known: nothing is sent that would be refused.
+    for _ in 0..2 {
+        noticed(&world, noticing).await?;
+    }
+    let log = sent(&world, log).await?;
+    let statements: Vec<&str> = log.iter().flat_map(|entry| entry.split(";\n")).collect();
+    let granted = |what: &str, on: &str| {
+        let mut statements = statements.iter();
+        statements.any(|statement| statement.contains(what) && statement.contains(on))
+    };
+    ensure!(
+        granted("GRANT SELECT", "\"t1\""),
+        "nothing is seen in the log"
+    );
+    for (what, on) in [
+        ("GRANT SELECT", "\"Their table\""),
+        ("GRANT USAGE", "\"theirs\""),
+        ("GRANT TEMPORARY", "\"lent\""),
+        ("ALTER DEFAULT PRIVILEGES", "\"another\""),
+    ] {
+        ensure!(!granted(what, on), "{what} on {on} was sent: {log:#?}");
+    }
 
     // Given by whoever may.
     for (n, place, missing) in [
