@@ -1,7 +1,7 @@
 //! A server that is lost: moved, gone, cut off, restarted. It is found again by itself, status tells
 //! what is known meanwhile, and tokens that are good stay.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -82,6 +82,21 @@ async fn a_lost_server_comes_back_and_no_principal_needs_a_new_token() -> Result
     Ok(())
 }
 
+/// The longest of the first two pauses after a refusal, and a little: nobody asks for a look.
+const BY_ITSELF: Duration = Duration::from_secs(40);
+
+/// Waits until the server and these principals are Ready by themselves.
+async fn all_again(world: &World, principals: &[&str]) -> Result<()> {
+    let ready = |object: &Value| condition(object, "Ready").is("True");
+    world
+        .wait_for("server", "server", "Ready by itself", BY_ITSELF, ready)
+        .await?;
+    for name in principals {
+        world.ready("principal", name).await?;
+    }
+    Ok(())
+}
+
 async fn wait_for_port(world: &World, port: &str) -> Result<()> {
     use base64::Engine as _;
     let encoded = base64::engine::general_purpose::STANDARD.encode(port);
@@ -124,19 +139,52 @@ async fn a_replica_is_recognised_and_its_promotion_is_survived() -> Result<()> {
         .await?;
 
     world.wait_sql("SELECT pg_promote()", Some("t")).await?;
-    // Nobody tells that a replica was promoted: the next try, or the annotation, finds it out.
-    let look = json!({"metadata": {"annotations": {"entrapostgres.io/reconcile": "promoted"}}});
-    world.patch("server", "server", &look).await?;
-    for (kind, name) in [
-        ("server", "server"),
-        ("principal", "api"),
-        ("principal", "readonly"),
-    ] {
-        world.ready(kind, name).await?;
-    }
+    // Nobody tells that a replica was promoted: the next try finds it out.
+    all_again(&world, &["api", "readonly"]).await?;
     assert_eq!(
         world.bound_to("Prod DB Readonly").await?.as_deref(),
         Some(crate::roles::READONLY_ID)
     );
+    Ok(())
+}
+
+// Red when: `questions::SERVER` asks only whether the server is in recovery: what is sent then fails one by
+// one, and the server is called Ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_made_read_only_is_told_and_comes_back_by_itself() -> Result<()> {
+    let world = World::start("read_only").await?;
+    world.apply(&world.api()).await?;
+    world.ready("principal", "api").await?;
+    let password = world.secret("api").await?["password"].clone();
+    // As Azure does when the storage is nearly full.
+    world
+        .sql("ALTER SYSTEM SET default_transaction_read_only = on")
+        .await?;
+    world.sql("SELECT pg_reload_conf()").await?;
+    fails(
+        &world,
+        ("server", "server"),
+        "ServerReadOnly",
+        &["read-only", "storage"],
+    )
+    .await?;
+    let api = world
+        .wait("principal", "api", "that is seen", |object| {
+            condition(object, "RoleSynced").reason == "ServerReadOnly"
+        })
+        .await?;
+    assert!(condition(&api, "TokenIssued").is("True"), "{api:#}");
+    let next = world.principal("readonly", "Prod DB Readonly", json!({"type": "Group"}));
+    world.apply(&next).await?;
+    world
+        .not_ready("principal", "readonly", "ServerReadOnly")
+        .await?;
+
+    world
+        .sql("ALTER SYSTEM RESET default_transaction_read_only")
+        .await?;
+    world.sql("SELECT pg_reload_conf()").await?;
+    all_again(&world, &["api", "readonly"]).await?;
+    assert_eq!(world.secret("api").await?["password"], password);
     Ok(())
 }
