@@ -23,6 +23,11 @@ const LIFE: std::ops::Range<u64> = 50..1500;
 const MARKED: &str = "SELECT count(*) FROM pg_roles AS r JOIN pg_shdescription AS d ON d.objoid = r.oid \
     WHERE d.description LIKE 'Managed by entra-postgres-operator for %'";
 
+/// The names of all Entra roles but administrators, whoever made them.
+const BOUND: &str = "SELECT string_agg(p.name::text, ' ' ORDER BY p.name::text COLLATE \"C\") \
+    FROM pgaadauth_list_principals(false) AS p(name, kind, oid, tenant, mfa, admin) \
+    WHERE p.admin::text NOT IN ('1', 't', 'true')";
+
 /// The Secrets of the team: uid and token by name.
 type Secrets = BTreeMap<String, (String, String)>;
 
@@ -133,7 +138,7 @@ async fn look(world: &World) -> Result<(Secrets, Value)> {
 
 // Red when: src/controller/principal/observe.rs holds every Secret for absent or broken after a
 // start (tokens are asked for that are good), or a finalizer is set after its role was made (roles
-// stay that should have been dropped).
+// stay that should have been dropped), or a role is made before what says whose it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_principals_survive_twenty_kills_of_the_operator() -> Result<()> {
     let seed = match option_env!("CHAOS_SEED") {
@@ -194,6 +199,8 @@ async fn fifty_principals_survive_twenty_kills_of_the_operator() -> Result<()> {
     }
     fleet::all_ready(&world, FLEET, Duration::from_secs(60)).await?;
     world.wait_sql(MARKED, Some(&FLEET.to_string())).await?;
+    let fleet: Vec<String> = (0..FLEET).map(fleet::name).collect();
+    world.wait_sql(BOUND, Some(&fleet.join(" "))).await?;
     let last = look(&world).await?;
     assert_eq!(last.0.len(), FLEET, "Secrets");
     let needless = needless(&before, &last);

@@ -1,11 +1,12 @@
-//! The pages of docs/clients: their programs are the ones that are tested, and their manifests are
-//! such as the API server takes.
+//! The pages of docs/clients: their programs are the ones that are tested. And those of all pages about the
+//! two kinds: their manifests are such as the API server takes.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::discovery;
 use lab::control_plane::parse_manifests;
@@ -22,10 +23,25 @@ struct Block {
     text: String,
 }
 
-fn blocks() -> Result<Vec<Block>> {
+/// The pages about the two kinds.
+const PAGES: [&str; 7] = [
+    "deletion.md",
+    "identities.md",
+    "principals.md",
+    "rights.md",
+    "secrets.md",
+    "servers.md",
+    "tenants.md",
+];
+
+/// The blocks of the pages in a folder.
+fn blocks(folder: &str) -> Result<Vec<Block>> {
     let mut blocks = Vec::new();
-    for entry in fs::read_dir(root().join("docs/clients"))? {
+    for entry in fs::read_dir(root().join(folder))? {
         let path = entry?.path();
+        if !path.is_file() {
+            continue;
+        }
         let page = path.file_name().unwrap_or_default().display().to_string();
         let text = fs::read_to_string(&path)?;
         let (mut above, mut lines) = ("", text.lines());
@@ -75,7 +91,7 @@ fn programs() -> Result<BTreeSet<PathBuf>> {
 #[test]
 fn the_pages_show_the_very_programs_that_are_tested() -> Result<()> {
     let mut shown = BTreeSet::new();
-    for block in blocks()? {
+    for block in blocks("docs/clients")? {
         let Some(file) = block.file else { continue };
         let path = root().join(&file);
         let tested = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -101,7 +117,7 @@ async fn the_api_server_takes_the_manifests_of_the_pages() -> Result<()> {
     plane().apply_text(&object.to_string()).await?;
     let client = plane().kube_client().await?;
     let mut pages = BTreeSet::new();
-    for block in blocks()?
+    for block in blocks("docs/clients")?
         .into_iter()
         .filter(|block| block.language == "yaml")
     {
@@ -113,18 +129,7 @@ async fn the_api_server_takes_the_manifests_of_the_pages() -> Result<()> {
                 block.page
             );
             object.metadata.namespace = Some(namespace.to_owned());
-            let types = object.types.as_ref().context("it has a kind")?;
-            let (resource, _) = discovery::pinned_kind(&client, &types.try_into()?).await?;
-            let api: Api<DynamicObject> =
-                Api::namespaced_with(client.clone(), namespace, &resource);
-            let params = PatchParams {
-                dry_run: true,
-                ..PatchParams::apply("docs").validation_strict()
-            };
-            let name = object.metadata.name.clone().unwrap_or_default();
-            api.patch(&name, &params, &Patch::Apply(&object))
-                .await
-                .with_context(|| format!("{} has {name}", block.page))?;
+            taken(&client, &object, &block.page).await?;
             if let Some(pod) = pod(&object.data) {
                 check_mount(&block.page, pod);
                 pages.insert(block.page.clone());
@@ -139,6 +144,108 @@ async fn the_api_server_takes_the_manifests_of_the_pages() -> Result<()> {
         "psycopg.md",
     ];
     assert!(wanted.iter().all(|page| pages.contains(*page)), "{pages:?}");
+    Ok(())
+}
+
+/// The API server takes an object, without keeping it.
+async fn taken(client: &Client, object: &DynamicObject, page: &str) -> Result<()> {
+    let types = object.types.as_ref().context("it has a kind")?;
+    let (resource, _) = discovery::pinned_kind(client, &types.try_into()?).await?;
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let params = PatchParams {
+        dry_run: true,
+        ..PatchParams::apply("docs").validation_strict()
+    };
+    let name = object.metadata.name.clone().unwrap_or_default();
+    api.patch(&name, &params, &Patch::Apply(object))
+        .await
+        .with_context(|| format!("{page} has {name}"))?;
+    Ok(())
+}
+
+/// Writes what a page shows into an object that is whole.
+fn merge(into: &mut Value, shown: &Value) {
+    match (into, shown) {
+        (Value::Object(into), Value::Object(shown)) => {
+            for (key, value) in shown {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, shown) => *into = shown.clone(),
+    }
+}
+
+/// What a block shows of one of our kinds as a whole object; `None`: it shows something else.
+fn whole(page: &str, shown: &Value) -> Option<Value> {
+    if shown["kind"].is_string() {
+        return Some(shown.clone());
+    }
+    let principal = || {
+        json!({
+            "apiVersion": "entrapostgres.io/v1alpha1", "kind": "EntraPostgresPrincipal",
+            "metadata": {"name": "shown"},
+            "spec": {
+                "serverRef": {"name": "orders", "namespace": "platform"}, "roleName": "orders-api",
+                "principal": {"type": "ManagedIdentity"},
+            },
+        })
+    };
+    let server = || {
+        json!({
+            "apiVersion": "entrapostgres.io/v1alpha1", "kind": "EntraPostgresServer",
+            "metadata": {"name": "shown"},
+            "spec": {
+                "host": "orders.postgres.database.azure.com",
+                "admins": [{"roleName": "pg-operators", "identity": {"operator": {}}}],
+            },
+        })
+    };
+    let identity = json!({"workloadIdentity": {"serviceAccountRef": {"name": "orders-api"}}});
+    let (mut object, change) = if shown["spec"]["tenants"].is_array() {
+        (server(), shown.clone())
+    } else if shown["spec"].is_object() && shown["spec"]["containers"].is_null() {
+        (principal(), shown.clone())
+    } else if shown["token"].is_object() {
+        let mut token = json!({"identity": identity});
+        merge(&mut token, &shown["token"]);
+        (principal(), json!({"spec": {"token": token}}))
+    } else if shown["identity"].is_object() {
+        let token = json!({"identity": shown["identity"]});
+        (principal(), json!({"spec": {"token": token}}))
+    } else {
+        assert!(
+            page != "rights.md" && page != "tenants.md",
+            "{page}: {shown}"
+        );
+        return None;
+    };
+    merge(&mut object, &change);
+    Some(object)
+}
+
+// Red when: a page has a field that the CRD does not know, or a value that its rules refuse.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_server_takes_what_the_pages_about_the_kinds_show() -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let namespace = "documented-kinds";
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+    plane().apply_text(&object.to_string()).await?;
+    let client = plane().kube_client().await?;
+    let mut pages = BTreeSet::new();
+    for block in blocks("docs")? {
+        if block.language != "yaml" || !PAGES.contains(&block.page.as_str()) {
+            continue;
+        }
+        let shown: Value = serde_yaml::from_str(&block.text).with_context(|| block.page.clone())?;
+        let Some(mut object) = whole(&block.page, &shown) else {
+            continue;
+        };
+        object["metadata"]["namespace"] = json!(namespace);
+        taken(&client, &serde_json::from_value(object)?, &block.page).await?;
+        pages.insert(block.page);
+    }
+    assert!(PAGES.iter().all(|page| pages.contains(*page)), "{pages:?}");
     Ok(())
 }
 
