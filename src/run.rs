@@ -20,7 +20,7 @@ use crate::clock::SystemClock;
 use crate::cluster::{self, Cluster, EventRecorder};
 use crate::controller::feed::{Feed, Objects};
 use crate::controller::index::{Clusters, Index, Listening, Wakes};
-use crate::controller::watches::Synced;
+use crate::controller::watches::{Listed, Synced};
 use crate::controller::{Context, Never, Reporter, principal, server};
 use crate::entra::{Broker, BrokerOptions};
 use crate::http::{Probes, Readiness};
@@ -159,6 +159,7 @@ impl Parts {
         };
         let (servers, mut synced) = feed.servers(&mut tasks);
         let (principals, principals_synced) = feed.principals(&mut tasks);
+        index.sees_by(&principals_synced);
         synced.extend(principals_synced);
         synced.extend(feed.secrets(&mut tasks));
         let events = EventRecorder::new(cluster.clone(), &settings.instance, metrics.clone());
@@ -192,7 +193,10 @@ impl Parts {
     async fn ready(&self, readiness: &Readiness, leadership: &Leadership) {
         for mut each in self.synced.clone() {
             // The sender ends only with the process.
-            let _ = each.wait_for(|synced| *synced).await;
+            let _ = each
+                .listed
+                .wait_for(|listed| *listed != Listed::Awaited)
+                .await;
         }
         readiness.done(WATCHES);
         leadership.leading().await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::watcher::{Config, Error as WatchError, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -25,8 +25,25 @@ pub enum Change<K> {
     Gone(Arc<K>),
 }
 
-/// Whether the first list of every scope of one kind has arrived.
-pub type Synced = watch::Receiver<bool>;
+/// What became of the first list of a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// It is awaited.
+    Awaited,
+    /// We may not list that namespace: its objects cannot be seen, and may be there. It is tried again.
+    Refused,
+    /// It has arrived.
+    Done,
+}
+
+/// How far the watch of one kind in one scope is.
+#[derive(Clone, Debug)]
+pub struct Synced {
+    /// `None`: all namespaces.
+    pub namespace: Option<String>,
+    /// Its first list.
+    pub listed: watch::Receiver<Listed>,
+}
 
 /// What the API server sends of an object.
 pub trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send {
@@ -76,9 +93,10 @@ where
 {
     let mut synced = Vec::new();
     for api in scopes {
-        let (done, receiver) = watch::channel(false);
-        synced.push(receiver);
-        tasks.spawn(follow(api, config.clone(), handle.clone(), done));
+        let (told, listed) = watch::channel(Listed::Awaited);
+        let namespace = api.namespace().map(str::to_owned);
+        synced.push(Synced { namespace, listed });
+        tasks.spawn(follow(api, config.clone(), handle.clone(), told));
     }
     synced
 }
@@ -87,8 +105,9 @@ async fn follow<W: Watched + 'static>(
     api: Api<W>,
     config: Config,
     handle: impl Fn(Change<W::Object>),
-    done: watch::Sender<bool>,
+    told: watch::Sender<Listed>,
 ) {
+    let namespace = api.namespace().map(str::to_owned);
     let mut known = Known {
         objects: HashMap::new(),
         listing: None,
@@ -100,8 +119,23 @@ async fn follow<W: Watched + 'static>(
                 let listed = matches!(event, Event::InitDone);
                 known.take(event).into_iter().for_each(&handle);
                 if listed {
-                    done.send_replace(true);
+                    told.send_replace(Listed::Done);
                 }
+            }
+            // One namespace that is gone, or lost its Role, must not hold back all others.
+            Err(WatchError::InitialListFailed(kube::Error::Api(status)))
+                if status.code == 403 && namespace.is_some() =>
+            {
+                let namespace = namespace.as_deref().unwrap_or_default();
+                tracing::error!(kind = %W::kind(&()), namespace, "the operator may not list this namespace and works without it: \
+                     take it out of --watch-namespaces, or make it and the operator's Role in it again: {status}");
+                told.send_if_modified(|listed| {
+                    let awaited = *listed == Listed::Awaited;
+                    if awaited {
+                        *listed = Listed::Refused;
+                    }
+                    awaited
+                });
             }
             Err(error) => {
                 tracing::warn!(kind = %W::kind(&()), "watch interrupted, trying again: {error}");
@@ -197,6 +231,7 @@ mod tests {
     use kube::core::ObjectMeta;
 
     use super::*;
+    use crate::cluster::testing::{Answer, client};
 
     fn object(name: &str) -> DeserializeGuard<ConfigMap> {
         let metadata = ObjectMeta {
@@ -213,6 +248,37 @@ mod tests {
     fn unreadable(name: &str) -> DeserializeGuard<ConfigMap> {
         let json = serde_json::json!({"metadata": {"name": name, "namespace": "ns"}, "data": 1});
         serde_json::from_value(json).expect("a guard takes everything")
+    }
+
+    // Red when: `follow` takes a refused list for any other interruption: one namespace that is gone keeps
+    // an operator that starts from all others.
+    #[tokio::test]
+    async fn a_namespace_that_may_not_be_listed_holds_back_no_other() {
+        let (client, _seen) = client(|asked| {
+            if asked.path.contains("/namespaces/gone/") {
+                return Answer::refusal(403, "Forbidden", "no such Role");
+            }
+            let metadata = serde_json::json!({"resourceVersion": "1"});
+            Answer::ok(
+                serde_json::json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": metadata, "items": []}),
+            )
+        });
+        let scope = |name| Api::<DeserializeGuard<ConfigMap>>::namespaced(client.clone(), name);
+        let scopes = vec![scope("gone"), scope("there")];
+        let mut tasks = JoinSet::new();
+        let mut listed = Vec::new();
+        for mut each in watch(&mut tasks, scopes, &Config::default(), |_| ()) {
+            let told = each.listed.wait_for(|listed| *listed != Listed::Awaited);
+            let told = *told.await.expect("it goes on");
+            listed.push((each.namespace.unwrap_or_default(), told));
+        }
+        assert_eq!(
+            listed,
+            [
+                ("gone".to_owned(), Listed::Refused),
+                ("there".to_owned(), Listed::Done)
+            ]
+        );
     }
 
     #[test]

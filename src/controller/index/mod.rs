@@ -7,13 +7,14 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch::Receiver;
 
 pub use memory::{Memory, Tries, Verified};
 
@@ -24,6 +25,8 @@ use crate::model::marker::Marker;
 use crate::model::observed::MarkerOwner;
 use crate::model::{Desired, ObjectKey, RoleName};
 use crate::postgres::Sessions;
+
+use super::watches::{Listed, Synced};
 use state::{State, fingerprint, is_ready, remove, secret_of, server_of};
 
 /// Whether the controllers work. A standby's do not: what is sent to them would be read by nobody and
@@ -70,6 +73,8 @@ pub struct Index {
     state: Mutex<State>,
     wakes: Wakes,
     clusters: Clusters,
+    /// By namespace, whether its principals can be seen.
+    seen: OnceLock<BTreeMap<String, Receiver<Listed>>>,
 }
 
 impl Index {
@@ -79,7 +84,24 @@ impl Index {
             state: Mutex::default(),
             wakes,
             clusters,
+            seen: OnceLock::new(),
         }
+    }
+
+    /// The watches that bring the principals: what they cannot see is not gone.
+    pub fn sees_by(&self, principals: &[Synced]) {
+        let by_namespace = principals.iter().filter_map(|watch| {
+            let namespace = watch.namespace.clone()?;
+            Some((namespace, watch.listed.clone()))
+        });
+        // There is one set of watches.
+        let _ = self.seen.set(by_namespace.collect());
+    }
+
+    fn sees(&self, namespace: &str) -> bool {
+        let watch = self.seen.get().and_then(|seen| seen.get(namespace));
+        self.clusters.watches(namespace)
+            && watch.is_none_or(|listed| *listed.borrow() == Listed::Done)
     }
 
     /// The id of this cluster.
@@ -224,7 +246,7 @@ impl Index {
         if marker.uid == desired.uid {
             return MarkerOwner::Us;
         }
-        if !self.clusters.watches(&marker.namespace) {
+        if !self.sees(&marker.namespace) {
             return MarkerOwner::Other;
         }
         let state = self.lock();

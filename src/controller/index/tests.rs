@@ -38,6 +38,24 @@ fn add_server(index: &Index, name: &str, host: &str) {
     index.upsert_server(&Arc::new(object), parsed);
 }
 
+// Red when: marker_owner() does not ask sees(): a role whose object cannot be seen would be taken over.
+#[test]
+fn what_cannot_be_listed_is_not_gone() {
+    let index = index();
+    let (told, listed) = tokio::sync::watch::channel(Listed::Refused);
+    let owner = principal("u1", "one", &Value::Null);
+    let key = key_of(owner.as_ref());
+    index.sees_by(&[Synced {
+        namespace: Some(key.namespace.clone()),
+        listed,
+    }]);
+    let marker = Marker::new("here", &key, "u1", None);
+    let other = Desired::parse(&principal("u2", "one", &Value::Null)).expect("parses");
+    assert_eq!(index.marker_owner(&other, &marker), MarkerOwner::Other);
+    told.send_replace(Listed::Done);
+    assert_eq!(index.marker_owner(&other, &marker), MarkerOwner::Gone);
+}
+
 // Red when: marker_owner() compares server objects: hosts may differ as text and be one server.
 #[test]
 fn a_role_has_one_owner_whichever_server_object_it_is_reached_by() {

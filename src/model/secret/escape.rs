@@ -89,14 +89,20 @@ mod tests {
         while rest.peek().is_some() {
             let keyword: String = rest.by_ref().take_while(|each| *each != '=').collect();
             let mut value = String::new();
+            let mut escaped = false;
             while let Some(each) = rest.next() {
                 match each {
-                    '\\' => value.extend(rest.next()),
+                    '\\' => {
+                        escaped = true;
+                        value.extend(rest.next());
+                    }
                     each if each.is_whitespace() => break,
                     each => value.push(each),
                 }
             }
-            let value = if value == "''" { String::new() } else { value };
+            if value == "''" && !escaped {
+                value.clear();
+            }
             pairs.push((keyword, value));
         }
         pairs
