@@ -18,9 +18,11 @@ use crate::model::{Class, Failure, Reason};
 
 /// How long an order waits for the outcome of another's probe.
 const PROBE_WAIT: Duration = Duration::from_secs(2);
-/// The pause after the first failure; doubled with each further one in a row.
+/// The pause after a failure; from [`AT_FIRST_PAUSE`] in a row on it is doubled with each.
 const FIRST_PAUSE: Duration = SLOW;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// So many failures in a row before the pauses grow: ten seconds.
+const AT_FIRST_PAUSE: u32 = 8;
 /// A client that was throttled comes so much later than the others, so that one of them finds out
 /// whether it was meant alone.
 const OTHERS_FIRST: Duration = Duration::from_secs(2);
@@ -263,8 +265,9 @@ impl Trouble {
     }
 }
 
+/// The same for a while: most troubles end within seconds, and the end should be noticed then.
 fn pause(streak: u32) -> Duration {
-    let doublings = streak.saturating_sub(1);
+    let doublings = streak.saturating_sub(AT_FIRST_PAUSE);
     FIRST_PAUSE
         .saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX))
         .min(LONGEST_PAUSE)
@@ -386,15 +389,24 @@ mod tests {
         probe.report(Verdict::Fails(None));
         let failure = other.await.expect_err("closed");
         assert_eq!(failure.reason, Reason::EntraUnavailable);
-        assert_eq!(failure.retry_after, Some(2 * FIRST_PAUSE));
-        let start = Instant::now();
-        for pause in [5, 5, 5, 5] {
-            tokio::time::sleep_until(Instant::now() + LONGEST_PAUSE).await;
+        assert_eq!(failure.retry_after, Some(FIRST_PAUSE));
+    }
+
+    // Red when: pauses grow from the first failure on: the end of a trouble of seconds is noticed late, and
+    // tokens end meanwhile. Or when they never grow.
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_after_ten_seconds() {
+        let gate = gate();
+        let mut pauses = Vec::new();
+        for _ in 0..11 {
             fail(&gate).await;
             let failure = gate.check().expect_err("closed");
-            assert_eq!(failure.retry_after, Some(Duration::from_secs(pause)));
+            let pause = failure.retry_after.expect("a time");
+            pauses.push(pause);
+            advance(pause).await;
         }
-        assert_eq!(start.elapsed().as_secs(), 20);
+        assert_eq!(pauses[..8], [FIRST_PAUSE; 8]);
+        assert_eq!(pauses[8..], [2 * FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -431,7 +443,7 @@ mod tests {
             Verdict::Throttles(Duration::ZERO),
         ] {
             let gate = gate();
-            for pause in [FIRST_PAUSE, 2 * FIRST_PAUSE, LONGEST_PAUSE] {
+            for pause in [FIRST_PAUSE; 3] {
                 gate.enter(A).await.expect("open").report(verdict);
                 let failure = gate.check().expect_err("closed");
                 assert_eq!(failure.retry_after, Some(pause), "{verdict:?}");

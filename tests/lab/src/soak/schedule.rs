@@ -63,7 +63,7 @@ impl Pace {
             Self {
                 total,
                 life: seconds(45),
-                fault: seconds(4),
+                fault: seconds(3),
                 outage: seconds(22),
                 loses_node: false,
             }
