@@ -176,7 +176,10 @@ async fn loops_bad_settings_and_what_the_version_lacks_are_said_and_the_rest_is_
     if major < 16 {
         says(&world, dated, &["inherit", "16"]).await?;
     } else {
-        held.extend(set(&["member of readers", "orders|app|table|t1|MAINTAIN"]));
+        held.extend(set(&[
+            "member of readers without inherit",
+            "orders|app|table|t1|MAINTAIN",
+        ]));
         world.ready("principal", &name).await?;
     }
     has_exactly(&world, &name, &[], &held, "what there is").await?;
