@@ -138,14 +138,10 @@ impl Cluster {
         })
     }
 
-    /// Sets `spec.token.renewBefore`; `None` takes it away.
-    pub(super) async fn renew_before(
-        &self,
-        principal: &Principal,
-        before: Option<Duration>,
-    ) -> Result<()> {
-        let text = before.map(|before| format!("{}s", before.as_secs()));
-        let patch = json!({"spec": {"token": {"renewBefore": text}}});
+    /// Asks for a new token, as a person would with `kubectl annotate`.
+    pub(super) async fn renew(&self, principal: &Principal) -> Result<()> {
+        let value = Timestamp::now().to_string();
+        let patch = json!({"metadata": {"annotations": {"entrapostgres.io/renew": value}}});
         self.api(&principal.namespace, "EntraPostgresPrincipal")
             .patch(
                 &principal.name,
