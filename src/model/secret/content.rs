@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 
+use super::token::end_of;
 use super::{Connection, Layout, TokenRecord};
 
 /// What we wrote of a Secret, by the books of the API server. The rest is others', and stays.
@@ -61,13 +60,6 @@ impl Present {
             && matches(labels, &written.labels, layout.labels())
             && matches(annotations, &written.annotations, layout.annotations())
     }
-}
-
-/// The end of a token's life, as its claims say.
-fn end_of(token: &str) -> Option<Timestamp> {
-    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
-    Timestamp::from_second(claims.get("exp")?.as_i64()?).ok()
 }
 
 fn matches(

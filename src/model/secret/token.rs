@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 
 /// More places than this are not tried: whoever fills a Secret with what looks like tokens costs us no
@@ -63,9 +64,17 @@ fn places(text: &str) -> impl Iterator<Item = &str> {
 
 /// The tenant of a token, as its claims say.
 pub(super) fn tenant_of(token: &str) -> Option<String> {
+    Some(claims(token)?.get("tid")?.as_str()?.to_owned())
+}
+
+/// The end of a token's life, as its claims say.
+pub(super) fn end_of(token: &str) -> Option<Timestamp> {
+    Timestamp::from_second(claims(token)?.get("exp")?.as_i64()?).ok()
+}
+
+fn claims(token: &str) -> Option<serde_json::Value> {
     let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
-    Some(claims.get("tid")?.as_str()?.to_owned())
+    serde_json::from_slice(&claims).ok()
 }
 
 #[cfg(test)]
