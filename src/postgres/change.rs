@@ -10,6 +10,7 @@ use tokio_postgres::error::SqlState;
 use crate::model::{
     Class, Facts, Failure, ObjectId, Reason, RoleName, RoleStep, ServerFacts, Subjects,
 };
+use crate::ports::WriteGate;
 
 use super::connect::Link;
 use super::error::{About, classify, is_rebind_refusal};
@@ -19,11 +20,14 @@ use super::statements::statements;
 use super::stats::SessionStats;
 use super::{questions, snapshot, sql};
 
-/// A connection to send messages of one piece of work on.
+/// A connection to send messages of one piece of work on. What changes something asks the gate first,
+/// each time: a piece of work may outlast the lease.
 #[derive(Clone, Debug)]
 pub struct Line {
     /// The connection.
     pub link: Arc<Link>,
+    /// Whether anything may be changed.
+    pub gate: Arc<dyn WriteGate>,
     /// Counts.
     pub stats: Arc<SessionStats>,
     /// The server as people know it.
@@ -42,12 +46,29 @@ pub struct Trouble {
 }
 
 impl Line {
-    /// Sends one message.
+    /// Sends a question.
     pub async fn send(&self, sql: &str) -> Result<Vec<Table>, Unanswered> {
         send(&self.link.client, &self.stats, self.limit, sql).await
     }
 
-    /// Sends one message; errors are put into words.
+    /// Sends a change.
+    pub async fn send_change(&self, sql: &str) -> Result<Vec<Table>, Unanswered> {
+        self.gate.check().map_err(Unanswered::Unsent)?;
+        self.send(sql).await
+    }
+
+    /// Sends a change; errors are put into words.
+    pub async fn change(
+        &self,
+        action: &str,
+        role: &RoleName,
+        sql: &str,
+    ) -> Result<Vec<Table>, Trouble> {
+        let answer = self.send_change(sql).await;
+        answer.map_err(|error| self.trouble(action, Some(role), &error))
+    }
+
+    /// Sends a question; errors are put into words.
     pub async fn ask(
         &self,
         action: &str,
@@ -244,7 +265,7 @@ impl Work<'_> {
     async fn send(&self, text: &str, again: &[&str]) -> Result<Vec<Table>, Unanswered> {
         let mut left = 2;
         loop {
-            match self.line.send(text).await {
+            match self.line.send_change(text).await {
                 Err(Unanswered::Said(error)) if left > 0 && passes(&error, again) => left -= 1,
                 answer => return answer,
             }
@@ -313,7 +334,7 @@ fn with_statement(trouble: Trouble, server: &ServerFacts, role: &RoleName) -> Tr
 /// The server does not relabel: take the label away first, still in one transaction.
 async fn rebind(line: &Line, role: &RoleName, message: &str) -> Result<Vec<Table>, Refused> {
     let text = sql::message(&[sql::label(role, None), message.to_owned()]);
-    line.send(&text).await.map_err(|error| match error {
+    line.send_change(&text).await.map_err(|error| match error {
         Unanswered::Said(error) if is_rebind_refusal(&error) => {
             let message = format!(
                 "{server} does not let role {shown:?} be bound to that identity, perhaps because another role has it. By hand, as a Microsoft Entra administrator: move what it owns (REASSIGN OWNED BY {name} TO ...; DROP OWNED BY {name}; in each database), then DROP ROLE {name}; the operator then makes it again",

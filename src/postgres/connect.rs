@@ -11,7 +11,7 @@ use postgres_protocol::escape::escape_identifier;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Socket};
@@ -92,6 +92,12 @@ pub struct Link {
 }
 
 impl Link {
+    /// A connection that this task drives.
+    pub fn driven(client: Client, driver: &JoinHandle<()>) -> Self {
+        let driver = driver.abort_handle();
+        Self { client, driver }
+    }
+
     /// Ends the connection although an answer is outstanding that may never come.
     pub fn cut(&self) {
         self.driver.abort();
@@ -172,10 +178,7 @@ pub async fn open(
         };
         on_end(cause);
     });
-    Ok(Link {
-        client,
-        driver: driver.abort_handle(),
-    })
+    Ok(Link::driven(client, &driver))
 }
 
 fn config(

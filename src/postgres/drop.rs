@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 
 use crate::model::{Class, Failure, Reason, RoleName};
-use crate::ports::WriteGate;
 
 use super::change::{Line, Trouble};
 use super::databases::HOME;
@@ -27,13 +26,12 @@ pub enum DropOutcome {
 /// that `is_reassigned`.
 pub async fn run(
     line: &Line,
-    gate: &dyn WriteGate,
     role: &RoleName,
     ours: &str,
     is_reassigned: bool,
 ) -> Result<DropOutcome, Trouble> {
     let closed = sql::message(&[sql::close(role, ours), questions::facts_of(role)]);
-    let closed = line.ask("disable sign-in of", Some(role), &closed).await?;
+    let closed = line.change("disable sign-in of", role, &closed).await?;
     if closed
         .last()
         .is_none_or(|roles| roles.rows().next().is_none())
@@ -56,12 +54,7 @@ pub async fn run(
     if !hangs.is_empty() {
         return Ok(DropOutcome::Hangs(hangs));
     }
-    // The lease may have ended while we looked.
-    gate.check().map_err(|failure| Trouble {
-        failure,
-        broken: false,
-    })?;
-    line.ask("drop", Some(role), &sql::drop_role(role, ours))
+    line.change("drop", role, &sql::drop_role(role, ours))
         .await?;
     Ok(DropOutcome::Dropped)
 }

@@ -89,13 +89,13 @@ pub(super) async fn run(
     let mut refused = Vec::new();
     let tables = match patiently(line, &sql::message(&message)).await {
         Ok(tables) => tables,
-        Err(error) if error.is_end() || steps.is_empty() => {
+        Err(error) if !error.is_refusal() || steps.is_empty() => {
             return Err(line.trouble(ACTION, Some(role), &error));
         }
         Err(_) => {
             for (step, statement) in steps.iter().zip(statements) {
                 if let Err(error) = patiently(line, &statement).await {
-                    if error.is_end() {
+                    if !error.is_refusal() {
                         return Err(line.trouble(ACTION, Some(role), &error));
                     }
                     refused.push((step.clone(), refusal(line, role, step, &error)));
@@ -113,7 +113,7 @@ pub(super) async fn run(
 pub(super) async fn patiently(line: &Line, message: &str) -> Result<Vec<Table>, Unanswered> {
     let mut again = 0;
     loop {
-        match line.send(message).await {
+        match line.send_change(message).await {
             Err(error) if again < AGAIN && passes(&error) => again += 1,
             answer => return answer,
         }
@@ -137,7 +137,7 @@ fn refusal(line: &Line, role: &RoleName, step: &PrivilegeStep, error: &Unanswere
     let failure = line.trouble(ACTION, Some(role), error).failure;
     let code = match error {
         Unanswered::Said(error) => error.as_db_error().map(|answer| answer.code().code()),
-        Unanswered::Late(_) => None,
+        Unanswered::Late(_) | Unanswered::Unsent(_) => None,
     };
     let gives = matches!(
         step,

@@ -224,10 +224,6 @@ impl Worker {
         if !errand.is_awaited() {
             return false;
         }
-        if let Err(failure) = self.shared.gate.check() {
-            errand.refuse(failure);
-            return false;
-        }
         let database = database.to_owned();
         self.running.spawn(async move {
             let came = match errand {

@@ -71,6 +71,8 @@ pub enum Unanswered {
     Said(tokio_postgres::Error),
     /// No answer in time: the connection cannot be used any more.
     Late(Duration),
+    /// It was not sent: this replica may change nothing now.
+    Unsent(Failure),
 }
 
 impl Unanswered {
@@ -82,6 +84,7 @@ impl Unanswered {
                 let what = format!("could not {} on {}", about.action, about.server);
                 unreachable(about.server, &what, &format!("no answer within {limit:?}"))
             }
+            Self::Unsent(failure) => failure.clone(),
         }
     }
 
@@ -90,7 +93,13 @@ impl Unanswered {
         match self {
             Self::Said(error) => error.is_closed(),
             Self::Late(_) => true,
+            Self::Unsent(_) => false,
         }
+    }
+
+    /// Whether the server refused what was asked, and goes on with the connection.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Said(error) if error.as_db_error().is_some() && !error.is_closed())
     }
 }
 

@@ -31,6 +31,8 @@ mod worker;
 #[cfg(test)]
 mod error_tests;
 #[cfg(test)]
+mod lease_tests;
+#[cfg(test)]
 mod privileges_tests;
 #[cfg(test)]
 mod sessions_tests;

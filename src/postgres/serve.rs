@@ -1,7 +1,6 @@
 //! What a session does while it is connected: takes commands, sends them in their order over its
 //! connections, takes in the answers, and takes a snapshot every interval.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -149,9 +148,6 @@ impl Worker {
         if !work.is_awaited() {
             return;
         }
-        if let Err(failure) = self.shared.gate.check() {
-            return work.refuse(failure);
-        }
         let Some((slot, line)) = self.occupy(at, directory) else {
             return;
         };
@@ -168,23 +164,20 @@ impl Worker {
                     }
                 })
             }
-            Work::Drop(request) => {
-                let gate = Arc::clone(&self.shared.gate);
-                self.running.spawn(async move {
-                    let DropRequest {
-                        role,
-                        ours,
-                        is_reassigned,
-                        ..
-                    } = &request;
-                    let result = drop::run(&line, gate.as_ref(), role, ours, *is_reassigned).await;
-                    Finished::Dropped {
-                        slot,
-                        request,
-                        result,
-                    }
-                })
-            }
+            Work::Drop(request) => self.running.spawn(async move {
+                let DropRequest {
+                    role,
+                    ours,
+                    is_reassigned,
+                    ..
+                } = &request;
+                let result = drop::run(&line, role, ours, *is_reassigned).await;
+                Finished::Dropped {
+                    slot,
+                    request,
+                    result,
+                }
+            }),
         };
     }
 

@@ -245,6 +245,7 @@ impl Worker {
         let statement = self.shared.spec.timeouts.statement;
         Line {
             link: slot.link.clone(),
+            gate: self.shared.gate.clone(),
             stats: self.shared.stats.clone(),
             server: self.server.clone(),
             limit: statement.saturating_mul(slot.busy.saturating_add(2)),
