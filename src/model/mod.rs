@@ -24,6 +24,7 @@ pub mod secret;
 pub mod server;
 pub mod step;
 pub mod tenancy;
+pub mod tries;
 pub mod written;
 
 #[cfg(test)]

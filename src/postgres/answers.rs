@@ -17,7 +17,7 @@ use super::change::{Made, Trouble};
 use super::connect::Link;
 use super::drop::DropOutcome;
 use super::error::unreachable;
-use super::inside::Came;
+use super::inside_answers::Came;
 use super::refusal::lesson;
 use super::session::{Applied, Change, DropRequest, Look};
 use super::worker::{End, Slot, Touch, Worker};

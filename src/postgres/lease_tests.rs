@@ -24,13 +24,11 @@ struct Opens(AtomicU32);
 
 impl WriteGate for Opens {
     fn check(&self) -> Result<(), Failure> {
-        let spend = |left: u32| left.checked_sub(1);
-        let spent = self
-            .0
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, spend);
-        spent
-            .map(|_| ())
-            .map_err(|_| Failure::new(Class::Waiting, Reason::NotLeader, "no"))
+        let opens = |left: u32| left.checked_sub(1);
+        match (self.0).fetch_update(Ordering::SeqCst, Ordering::SeqCst, opens) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::new(Class::Waiting, Reason::NotLeader, "no")),
+        }
     }
 }
 
@@ -91,11 +89,11 @@ async fn steps_that_outlast_the_lease_are_not_sent() {
     assert_eq!((failure.reason, sent), (Reason::NotLeader, 3));
 
     let line = line_for(3).await;
-    let set = |name: &str| RoleStep::Set {
+    let setting = |name: &str| RoleStep::Set {
         name: name.to_owned(),
         value: "1".to_owned(),
     };
-    let steps = ["a", "b", "c", "d"].map(set);
+    let steps = ["a", "b", "c", "d"].map(setting);
     let outcome = change::run(&line, &role, &steps, Ground::default()).await;
     let failure = outcome.expect_err("the lease ended").failure;
     let sent = line.stats.messages();

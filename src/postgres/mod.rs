@@ -13,6 +13,7 @@ mod drop;
 mod error;
 mod grant;
 mod inside;
+mod inside_answers;
 mod login;
 mod message;
 mod privilege_steps;

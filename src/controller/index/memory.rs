@@ -9,8 +9,8 @@ use crate::api::{
     EntraPostgresPrincipal, EntraPostgresPrincipalStatus, EntraPostgresServer,
     EntraPostgresServerStatus,
 };
-use crate::model::observed::Hold;
 use crate::model::secret::Content;
+use crate::model::tries::Tries;
 use crate::model::{Desired, ObjectKey, SourceVersion};
 
 /// What one principal's last attempts came to; survives no restart.
@@ -48,17 +48,6 @@ impl Memory {
         self.renew.clone_from(&desired.renew);
         self
     }
-}
-
-/// The attempts of one half.
-#[derive(Clone, Debug, Default)]
-pub struct Tries {
-    /// Attempts in a row that failed.
-    pub failures: u32,
-    /// Passes in a row in which nothing could be tried.
-    pub untried: u32,
-    /// Rests until then.
-    pub hold: Option<Hold>,
 }
 
 /// A Secret whose data was seen.

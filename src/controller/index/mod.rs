@@ -16,7 +16,7 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch::Receiver;
 
-pub use memory::{Memory, Tries, Verified};
+pub use memory::{Memory, Verified};
 
 use crate::api::{EntraPostgresPrincipal, EntraPostgresServer, PrincipalCounts};
 use crate::cluster::{Held as _, SecretMeta};
