@@ -252,7 +252,7 @@ async fn show(
         tracing::warn!(object = %key, "could not write the status: {failure}");
         return Some(SignedDuration::from_secs(5));
     }
-    ctx.index.wrote_server_status(&uid, status.clone(), now);
+    ctx.index.wrote_server_status(object, status.clone(), now);
     for note in notes(&old.conditions, &status.conditions, None) {
         let type_ = if note.warning {
             EventType::Warning

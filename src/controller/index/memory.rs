@@ -162,20 +162,25 @@ impl Index {
         }
     }
 
-    /// The status of a server that we last wrote, and when.
+    /// The status of a server, as [`Index::status`] of a principal; and when we last wrote it.
     pub fn server_status(
         &self,
         object: &EntraPostgresServer,
     ) -> (EntraPostgresServerStatus, Option<Timestamp>) {
-        let written = self
-            .lock()
-            .server_statuses
-            .get(&object.uid().unwrap_or_default())
-            .cloned();
-        match written {
-            Some((status, at)) => (status, Some(at)),
-            None => (object.status.clone().unwrap_or_default(), None),
-        }
+        let state = self.lock();
+        let uid = object.uid().unwrap_or_default();
+        let (written, at) = match state.server_statuses.get(&uid) {
+            Some((written, at)) => (written.clone(), Some(*at)),
+            None => (None, None),
+        };
+        let newest = state.servers.get(&key_of(object)).map(|seen| &seen.object);
+        let newest = newest.filter(|newest| newest.metadata.uid == object.metadata.uid);
+        let watched = || {
+            newest
+                .map_or(&object.status, |newest| &newest.status)
+                .clone()
+        };
+        (written.or_else(watched).unwrap_or_default(), at)
     }
 
     /// Whether annotation `entrapostgres.io/reconcile` of a server has got a new value since we last saw it.
@@ -199,11 +204,20 @@ impl Index {
         before.is_some_and(|before| before != proofs)
     }
 
-    /// Remembers the status of a server just written.
-    pub fn wrote_server_status(&self, uid: &str, status: EntraPostgresServerStatus, at: Timestamp) {
+    /// Remembers the status of a server just written, unless the watch has brought it already.
+    pub fn wrote_server_status(
+        &self,
+        object: &EntraPostgresServer,
+        status: EntraPostgresServerStatus,
+        at: Timestamp,
+    ) {
         let mut state = self.lock();
-        if state.is_server(uid) {
-            state.server_statuses.insert(uid.to_owned(), (status, at));
+        let uid = object.uid().unwrap_or_default();
+        let newest = state.servers.get(&key_of(object)).map(|seen| &seen.object);
+        let arrived = newest.is_some_and(|newest| newest.status.as_ref() == Some(&status));
+        if state.is_server(&uid) {
+            let awaited = (!arrived).then_some(status);
+            state.server_statuses.insert(uid, (awaited, at));
         }
     }
 }

@@ -28,6 +28,12 @@ impl Index {
             parsed: parsed.map(Arc::new),
         };
         state.see_finalizer(object.as_ref());
+        let uid = object.uid().unwrap_or_default();
+        if let Some((awaited, _)) = state.server_statuses.get_mut(&uid)
+            && *awaited == object.status
+        {
+            *awaited = None;
+        }
         let now = (seen.parsed.clone(), is_deleted(object));
         let before = state.servers.insert(key.clone(), seen);
         if let Some(before) = &before

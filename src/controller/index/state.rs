@@ -35,7 +35,8 @@ pub(super) struct State {
     pub(super) server_asks: HashMap<String, Option<String>>,
     /// What proved the administrators of servers when we last looked, by uid.
     pub(super) server_proofs: HashMap<String, Vec<Option<SourceVersion>>>,
-    pub(super) server_statuses: HashMap<String, (EntraPostgresServerStatus, Timestamp)>,
+    /// The statuses of servers that we last wrote, until the watch has them; and when that was, by uid.
+    pub(super) server_statuses: HashMap<String, (Option<EntraPostgresServerStatus>, Timestamp)>,
     /// Our finalizers on principals and servers, by uid.
     pub(super) finalizers: HashMap<String, Finalizer>,
     /// Taken by who adds or removes the finalizer of a server.

@@ -22,16 +22,20 @@ fn principal(uid: &str, server: &str, status: &Value) -> Arc<EntraPostgresPrinci
     Arc::new(serde_json::from_value(object).expect("a principal"))
 }
 
-fn add_server(index: &Index, name: &str, host: &str) {
-    let object: EntraPostgresServer = serde_json::from_value(json!({
+fn server(name: &str, host: &str, status: &Value) -> EntraPostgresServer {
+    serde_json::from_value(json!({
         "apiVersion": "entrapostgres.io/v1alpha1", "kind": "EntraPostgresServer",
         "metadata": {"name": name, "namespace": "platform", "uid": name},
         "spec": {
             "host": format!("{host}.postgres.database.azure.com"),
             "admins": [{"roleName": "boss", "identity": {"operator": {}}}],
         },
+        "status": status,
     }))
-    .expect("a server");
+    .expect("a server")
+}
+
+fn add_server(index: &Index, object: EntraPostgresServer) {
     let clouds = Cloud::built_in().into_iter();
     let clouds = clouds.map(|cloud| (cloud.name.clone(), cloud.into()));
     let parsed = DesiredServer::parse(&object, &clouds.collect());
@@ -60,9 +64,12 @@ fn what_cannot_be_listed_is_not_gone() {
 #[test]
 fn a_role_has_one_owner_whichever_server_object_it_is_reached_by() {
     let index = index();
-    add_server(&index, "one", "shared");
-    add_server(&index, "alias", "shared");
-    add_server(&index, "name", "shared-by-another-name");
+    add_server(&index, server("one", "shared", &Value::Null));
+    add_server(&index, server("alias", "shared", &Value::Null));
+    add_server(
+        &index,
+        server("name", "shared-by-another-name", &Value::Null),
+    );
     let owner = principal("u1", "one", &Value::Null);
     index.upsert_principal(&owner);
     let marker = Marker::new("here", &key_of(owner.as_ref()), "u1", None);
@@ -102,6 +109,23 @@ fn nothing_stays_of_an_object_that_was_made_again() {
     index.wrote_status(&gone, EntraPostgresPrincipalStatus::default());
     let state = index.lock();
     assert!(state.memory.is_empty() && state.statuses.is_empty());
+}
+
+// Red when: upsert_server() leaves what the watch has brought: a foreign write would never be undone.
+#[test]
+fn a_server_status_that_somebody_else_wrote_is_seen_once_ours_has_arrived() {
+    let index = index();
+    let generation = |n: i64| server("one", "shared", &json!({"observedGeneration": n}));
+    let seen = || index.server_status(&generation(0));
+    let (first, now) = (generation(1), Timestamp::UNIX_EPOCH);
+    add_server(&index, first.clone());
+    index.wrote_server_status(&first, generation(2).status.expect("a status"), now);
+    add_server(&index, first);
+    assert_eq!(seen().0.observed_generation, Some(2), "still under way");
+    add_server(&index, generation(2));
+    add_server(&index, generation(9));
+    let (status, written) = seen();
+    assert_eq!((status.observed_generation, written), (Some(9), Some(now)));
 }
 
 // Red when: Memory::with takes no failures from the status, or takes them in each pass.
@@ -248,11 +272,8 @@ fn nobody_is_woken_while_nobody_listens() {
 fn nothing_is_remembered_of_a_server_that_is_gone() {
     let index = index();
     let late = || {
-        index.wrote_server_status(
-            "one",
-            EntraPostgresServerStatus::default(),
-            Timestamp::UNIX_EPOCH,
-        );
+        let (status, now) = (EntraPostgresServerStatus::default(), Timestamp::UNIX_EPOCH);
+        index.wrote_server_status(&server("one", "shared", &Value::Null), status, now);
         index.server_asked_anew("one", None);
         index.server_proven_anew("one", &[]);
         drop(index.gate(&ObjectKey::new("platform", "one")));
@@ -265,7 +286,7 @@ fn nothing_is_remembered_of_a_server_that_is_gone() {
         ]
     };
     assert_eq!(late(), [0; 4]);
-    add_server(&index, "one", "shared");
+    add_server(&index, server("one", "shared", &Value::Null));
     assert_eq!(late(), [1; 4]);
     index.remove_server(&ObjectKey::new("platform", "one"), "one");
     assert_eq!(late(), [0; 4]);
