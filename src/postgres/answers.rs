@@ -19,7 +19,8 @@ use super::drop::DropOutcome;
 use super::error::unreachable;
 use super::inside_answers::Came;
 use super::refusal::lesson;
-use super::session::{Applied, Change, DropRequest, Look};
+use super::session::Applied;
+use super::shared::{Change, DropRequest, Look};
 use super::worker::{End, Slot, Touch, Worker};
 
 /// How long no further connection is tried after one could not be opened.

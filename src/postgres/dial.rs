@@ -12,7 +12,7 @@ use crate::ports::TokenOrder;
 
 use super::change::Line;
 use super::connect::{self, Endpoint, Link};
-use super::session::Shared;
+use super::shared::Shared;
 use super::snapshot;
 
 /// Who does not want us: the server, or the one administrator only.

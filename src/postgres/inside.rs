@@ -18,7 +18,8 @@ use super::dial::{Refusal, dial};
 use super::grant;
 use super::inside_answers::Came;
 use super::serve::PIPELINE;
-use super::session::{Applied, Interests};
+use super::session::Applied;
+use super::shared::Interests;
 use super::worker::Worker;
 
 /// A question about a database.

@@ -23,6 +23,7 @@ mod queue;
 mod refusal;
 mod serve;
 mod session;
+mod shared;
 mod snapshot;
 mod sql;
 mod statements;
@@ -62,7 +63,7 @@ pub use session::{Applied, Session, SessionEvent, SessionSpec, State, Trust};
 pub use statements::show as show_role_steps;
 pub use stats::SessionStats;
 
-use session::Shared;
+use shared::Shared;
 use worker::Worker;
 
 /// The sessions, by server object.

@@ -12,7 +12,7 @@ use super::change::{self, Ground};
 use super::dial::take;
 use super::drop;
 use super::queue::Lane;
-use super::session::{Change, Command, DropRequest};
+use super::shared::{Change, Command, DropRequest};
 use super::worker::{End, Slot, Worker};
 use super::{questions, snapshot};
 

@@ -18,7 +18,8 @@ use super::databases::{HOME, Rooms};
 use super::dial::{Refusal, dial, fraction, pause, take, together};
 use super::queue::Queue;
 use super::serve::Work;
-use super::session::{Command, Look, Phase, SessionEvent, Shared};
+use super::session::SessionEvent;
+use super::shared::{Command, Look, Phase, Shared};
 
 /// A connection that lived as long is made again at once when it is lost.
 const STEADY: Duration = Duration::from_secs(10);
