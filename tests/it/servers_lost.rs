@@ -107,6 +107,23 @@ async fn wait_for_port(world: &World, port: &str) -> Result<()> {
         .map(|_| ())
 }
 
+/// Waits until the server is called read-only, with these words: what is there stays, and what is new waits.
+async fn read_only(world: &World, words: &[&str]) -> Result<()> {
+    fails(world, ("server", "server"), "ServerReadOnly", words).await?;
+    let api = world
+        .wait("principal", "api", "that is seen", |object| {
+            condition(object, "RoleSynced").reason == "ServerReadOnly"
+        })
+        .await?;
+    assert!(condition(&api, "TokenIssued").is("True"), "{api:#}");
+    let next = world.principal("readonly", "Prod DB Readonly", json!({"type": "Group"}));
+    world.apply(&next).await?;
+    world
+        .not_ready("principal", "readonly", "ServerReadOnly")
+        .await
+        .map(|_| ())
+}
+
 // Red when: `snapshot::check` does not look at `pg_is_in_recovery`, or a session that was refused for
 // it does not try again.
 #[tokio::test(flavor = "multi_thread")]
@@ -119,24 +136,7 @@ async fn a_replica_is_recognised_and_its_promotion_is_survived() -> Result<()> {
         std::fs::write(postgres.data_dir().join("standby.signal"), "")?;
         postgres.restart().await?;
     }
-    fails(
-        &world,
-        ("server", "server"),
-        "ServerReadOnly",
-        &["replica", "primary"],
-    )
-    .await?;
-    let api = world
-        .wait("principal", "api", "the replica is seen", |object| {
-            condition(object, "RoleSynced").reason == "ServerReadOnly"
-        })
-        .await?;
-    assert!(condition(&api, "TokenIssued").is("True"), "{api:#}");
-    let next = world.principal("readonly", "Prod DB Readonly", json!({"type": "Group"}));
-    world.apply(&next).await?;
-    world
-        .not_ready("principal", "readonly", "ServerReadOnly")
-        .await?;
+    read_only(&world, &["replica", "primary"]).await?;
 
     world.wait_sql("SELECT pg_promote()", Some("t")).await?;
     // Nobody tells that a replica was promoted: the next try finds it out.
@@ -161,24 +161,7 @@ async fn a_server_that_was_made_read_only_is_told_and_comes_back_by_itself() -> 
         .sql("ALTER SYSTEM SET default_transaction_read_only = on")
         .await?;
     world.sql("SELECT pg_reload_conf()").await?;
-    fails(
-        &world,
-        ("server", "server"),
-        "ServerReadOnly",
-        &["read-only", "storage"],
-    )
-    .await?;
-    let api = world
-        .wait("principal", "api", "that is seen", |object| {
-            condition(object, "RoleSynced").reason == "ServerReadOnly"
-        })
-        .await?;
-    assert!(condition(&api, "TokenIssued").is("True"), "{api:#}");
-    let next = world.principal("readonly", "Prod DB Readonly", json!({"type": "Group"}));
-    world.apply(&next).await?;
-    world
-        .not_ready("principal", "readonly", "ServerReadOnly")
-        .await?;
+    read_only(&world, &["read-only", "storage"]).await?;
 
     world
         .sql("ALTER SYSTEM RESET default_transaction_read_only")
