@@ -6,6 +6,7 @@ mod escape;
 mod format;
 mod layout;
 mod record;
+mod shape;
 mod template;
 #[cfg(test)]
 mod tests;

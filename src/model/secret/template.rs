@@ -11,11 +11,13 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
 use super::escape;
 use super::format::Values;
 use super::layout::invalid;
+use super::shape;
 use crate::api::SecretTemplate;
 use crate::model::Failure;
 
-/// What one key may cost: about as many steps, or 64 times as many bytes.
-const FUEL: u64 = 20_000;
+/// What one key may cost: about as many steps, or 64 times as many bytes. Comparing two texts is one
+/// step, however long they are, so that there must not be many of both.
+const FUEL: u64 = 4_000;
 
 /// What a text may name.
 const PLACEHOLDERS: [&str; 10] = [
@@ -154,6 +156,10 @@ pub fn is_reserved<'a>(name: &str, prefixes: impl IntoIterator<Item = &'a str>) 
 
 /// Parses a text; returns what it names.
 fn check_text(key: &str, text: &str) -> Result<BTreeSet<String>, Failure> {
+    shape::check(text).map_err(|wrong| {
+        let place = place(key, Some(wrong.line));
+        invalid(format!("{place}: {}: make it simpler", wrong.what))
+    })?;
     let environment = environment();
     // Nothing real was put in yet: the words of these errors are the user's own.
     let parsed = environment.template_from_str(text);

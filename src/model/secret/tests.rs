@@ -221,18 +221,20 @@ fn a_template_has_placeholders_filters_and_conditions() {
 /// Keys with their texts, and the words that the refusal has.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
 
-// Red when: check_text does not ask for undeclared variables; Template::parse does not check names;
+// Red when: check_text does not ask for undeclared variables, or for its shape (the process ends);
+// Template::parse does not check names;
 // Layout::parse does not probe.
 #[test]
 fn what_is_wrong_with_a_template_is_said_with_field_and_line() {
     let many = "x".repeat(16_000);
-    let large = format!("{{% for i in [1,2,3] %}}{many}{{% endfor %}}");
+    let large = format!("{{% for i in '123' %}}{many}{{% endfor %}}");
     let large: Vec<(String, String)> = (0..32).map(|n| (format!("k{n}"), large.clone())).collect();
     let large: Vec<(&str, &str)> = large
         .iter()
         .map(|(k, t)| (k.as_str(), t.as_str()))
         .collect();
-    let bad: [Case<'_>; 15] = [
+    let deep = format!("x\n{{{{ {}1 }}}}", "-".repeat(15_000));
+    let bad: [Case<'_>; 17] = [
         (
             &[("a", "x\n{{ token }")],
             &["data[\"a\"], line 2: syntax error"],
@@ -259,9 +261,15 @@ fn what_is_wrong_with_a_template_is_said_with_field_and_line() {
         (
             &[(
                 "a",
-                "{% for a in [1,2,3,4,5,6,7,8,9] %}{% for b in [1,2,3,4,5,6,7,8,9] %}{% for c in [1,2,3,4,5,6,7,8,9] %}{% for d in [1,2,3,4,5,6,7,8,9] %}{% for e in [1,2,3,4,5,6,7,8,9] %}x{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}",
+                "{% for a in '123456789' %}{% for b in '123456789' %}{% for c in '123456789' %}{% for d in '123456789' %}{% for e in '123456789' %}x{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}",
             )],
             &["too much work"],
+        ),
+        // What parsing it would take, and what comparing it would.
+        (&[("a", &deep)], &["data[\"a\"], line 2: a tag of more"]),
+        (
+            &[("a", "{% set a = [a, a] %}")],
+            &["line 1: a list or map in a tag"],
         ),
         (&[("a/b", "{{ token }}")], &["data[\"a/b\"]: a key has"]),
         (&[("..a", "{{ token }}")], &["data[\"..a\"]: a key has"]),
@@ -356,7 +364,7 @@ fn the_token_is_in_no_error() {
         "{{ -token }}",
         "{{ token - 1 }}",
         "{{ token ** token }}",
-        "{{ token[token] }}",
+        "{{ token.token }}",
         "{{ token() }}",
     ] {
         // What the made-up values cannot do, the real ones could.
