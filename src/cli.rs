@@ -65,7 +65,7 @@ struct RunArguments {
     /// How log lines look; they go to standard output.
     #[arg(long, env = "EPO_LOG_FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
-    /// What is logged: error, warn, info, debug or trace, also by module, as in
+    /// What is logged: error, warn, info, debug, trace or off, also by module, as in
     /// "info,entra_postgres_operator::entra=debug".
     #[arg(
         long,
