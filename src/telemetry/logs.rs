@@ -57,6 +57,10 @@ fn is_directive(text: &str) -> bool {
 /// tokens. Errors reach us anyway, and we log them without that.
 const SILENCED: [&str; 2] = ["kube_client::client=off", "kube_client::api=off"];
 
+/// The SDK logs at INFO that an exchange failed, in words of its plumbing, and which kind of managed
+/// identity it uses. We say at WARN what it meant. Who asks for more, or for these, gets them.
+const QUIET: &str = "typespec_client_core=warn,azure_identity=warn";
+
 /// Starts logging; later calls change nothing.
 pub fn init(format: LogFormat, level: &LogLevel) {
     // Only the tests of a process can come here twice.
@@ -88,7 +92,18 @@ where
 }
 
 fn filter(level: &LogLevel) -> EnvFilter {
-    let filter = EnvFilter::builder().parse_lossy(&level.0);
+    let general = level
+        .0
+        .split(',')
+        .rfind(|directive| !directive.contains('='));
+    let at_info = general.is_some_and(|word| word.eq_ignore_ascii_case("info"));
+    // Of two directives for one target the later one holds.
+    let directives = if at_info {
+        format!("{QUIET},{level}", level = level.0)
+    } else {
+        level.0.clone()
+    };
+    let filter = EnvFilter::builder().parse_lossy(directives);
     SILENCED
         .iter()
         .filter_map(|directive| directive.parse().ok())
@@ -146,6 +161,32 @@ mod tests {
             });
             assert_eq!(text, "", "{level}");
         }
+    }
+
+    // Red when: QUIET is empty, or stands after what the user wrote.
+    #[test]
+    fn the_sdk_is_quiet_at_info_unless_it_is_named() {
+        let sdk = |level: &str| {
+            logged(LogFormat::Text, level, || {
+                let target = "typespec_client_core::http::policies::logging";
+                tracing::info!(target: "typespec_client_core::http::policies::logging", "{target}");
+                tracing::info!(target: "azure_identity::managed_identity_credential", "IMDS");
+            })
+        };
+        assert_eq!(sdk("info"), "");
+        assert_eq!(sdk("kube=debug,info"), "");
+        for level in [
+            "debug",
+            "info,typespec_client_core=info",
+            "typespec_client_core=debug",
+        ] {
+            assert!(sdk(level).contains("policies::logging"), "{level}");
+        }
+        assert!(sdk("info,azure_identity=info").contains("IMDS"));
+        let warned = logged(LogFormat::Text, "info", || {
+            tracing::warn!(target: "typespec_client_core::http", "odd");
+        });
+        assert!(warned.contains("odd"), "{warned}");
     }
 
     // Red when: an unknown word is left to the filter, which takes it for a target and logs no errors.
