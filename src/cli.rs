@@ -129,7 +129,11 @@ impl Cli {
 
 async fn start(arguments: RunArguments) -> Result<(), Failure> {
     logs::init(arguments.log_format, &arguments.log_level);
-    let settings = arguments.settings(Environment::read())?;
+    let environment = Environment::read();
+    for sentence in &environment.ignored {
+        tracing::warn!("{sentence}");
+    }
+    let settings = arguments.settings(environment)?;
     run::run(settings).await
 }
 
