@@ -65,7 +65,7 @@ struct RunArguments {
     /// How log lines look; they go to standard output.
     #[arg(long, env = "EPO_LOG_FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
-    /// What is logged: error, warn, info, debug or trace, also by module, as in
+    /// What is logged: error, warn, info, debug, trace or off, also by module, as in
     /// "info,entra_postgres_operator::entra=debug".
     #[arg(
         long,
@@ -129,7 +129,11 @@ impl Cli {
 
 async fn start(arguments: RunArguments) -> Result<(), Failure> {
     logs::init(arguments.log_format, &arguments.log_level);
-    let settings = arguments.settings(Environment::read())?;
+    let environment = Environment::read();
+    for sentence in &environment.ignored {
+        tracing::warn!("{sentence}");
+    }
+    let settings = arguments.settings(environment)?;
     run::run(settings).await
 }
 

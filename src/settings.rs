@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::api::{Identity, ManagedIdentity};
-use crate::entra::{Network, OperatorEnvironment};
+use crate::entra::{Network, OperatorEnvironment, ProxyVariable};
 use crate::leader::LeaseSettings;
 use crate::model::secret::Layout;
 use crate::model::{Class, Cloud, Failure, Reason};
@@ -64,21 +64,43 @@ pub struct Environment {
     /// The operator's own identity.
     pub azure: OperatorEnvironment,
     /// HTTPS_PROXY, or else ALL_PROXY; authorities are always asked by https.
-    pub proxy: Option<String>,
+    pub proxy: Option<ProxyVariable>,
     /// NO_PROXY.
     pub no_proxy: Option<String>,
+    /// What is set and not obeyed: sentences for the log.
+    pub ignored: Vec<String>,
 }
 
 impl Environment {
     /// Reads the environment of this process.
     #[expect(clippy::disallowed_methods, reason = "read once, here")]
     pub fn read() -> Self {
-        let var = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        Self::of(|name| std::env::var(name).ok())
+    }
+
+    fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let var = |name: &str| variable(name).filter(|text| !text.is_empty());
         // Who reads them differs between programs; so does how they are written.
-        let either = |name: &str| var(name).or_else(|| var(&name.to_lowercase()));
+        let either = |name: &str| {
+            let names = [name.to_owned(), name.to_lowercase()];
+            let mut set = names.into_iter();
+            set.find_map(|name| var(&name).map(|url| ProxyVariable { name, url }))
+        };
+        let (all, ignored) = match either("ALL_PROXY") {
+            Some(proxy) if is_foreign(&proxy.url) => (None, Some(proxy.name)),
+            proxy => (proxy, None),
+        };
+        let proxy = either("HTTPS_PROXY").or(all);
+        let ignored = ignored.filter(|_| proxy.is_none()).map(|name| {
+            format!(
+                "{name} is no http or https URL and is not obeyed: Entra is asked directly; set \
+                 HTTPS_PROXY if the way leads through a proxy"
+            )
+        });
         Self {
-            proxy: either("HTTPS_PROXY").or_else(|| either("ALL_PROXY")),
-            no_proxy: either("NO_PROXY"),
+            proxy,
+            no_proxy: either("NO_PROXY").map(|found| found.url),
+            ignored: ignored.into_iter().collect(),
             pod_namespace: var("POD_NAMESPACE"),
             pod_name: var("POD_NAME"),
             azure: OperatorEnvironment {
@@ -89,6 +111,17 @@ impl Environment {
             },
         }
     }
+}
+
+/// Whether a proxy speaks something else than HTTP. `ALL_PROXY` is for all programs and protocols:
+/// a SOCKS proxy there is no mistake, and none of ours.
+fn is_foreign(url: &str) -> bool {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| {
+        !["http", "https"]
+            .iter()
+            .any(|ours| scheme.eq_ignore_ascii_case(ours))
+    })
 }
 
 /// What the command line says.

@@ -15,10 +15,38 @@ impl Asked {
             quote.to_owned()
         };
         let (reason, advice) = self
-            .about_proof(code)
+            .about_no_assertion(code)
+            .or_else(|| self.about_proof(code))
             .or_else(|| self.about_client(code))
             .unwrap_or_else(|| (Reason::EntraRefused, "refused the identity".to_owned()));
         self.denied(reason, &advice, &quote)
+    }
+
+    /// A complaint about an assertion where none was shown: advice about federated credentials would
+    /// only mislead.
+    fn about_no_assertion(&self, code: u64) -> Option<(Reason, String)> {
+        let about_assertions = matches!(
+            code,
+            70021
+                | 700_211
+                | 700_212
+                | 700_213
+                | 7_002_131
+                | 700_024
+                | 700_027
+                | 50027
+                | 50012
+                | 50166
+                | 700_023
+        );
+        (self.with_secret && about_assertions).then(|| {
+            let advice = format!(
+                "complains of an assertion although it was shown the client secret of {}: look for \
+                 a proxy between, and whether the application takes client secrets",
+                self.client()
+            );
+            (Reason::EntraRefused, advice)
+        })
     }
 
     /// What is wrong with what was shown: federated token, certificate or secret.
@@ -26,8 +54,11 @@ impl Asked {
         use Reason::{
             ClientCertificateInvalid, ClientSecretInvalid, EntraRefused, FederatedCredentialMissing,
         };
-        let client = &self.client;
+        let client = self.client();
         Some(match code {
+            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 if self.thumbprint.is_some() => {
+                (ClientCertificateInvalid, self.registration())
+            }
             70021 | 700_211 | 700_212 | 700_213 | 7_002_131 => {
                 (FederatedCredentialMissing, self.federation())
             }
@@ -90,7 +121,7 @@ impl Asked {
         use Reason::{ApplicationNotFound, EntraRefused, TenantNotFound};
         let cloud = &self.cloud.name;
         let resource = self.cloud.resource();
-        let client = &self.client;
+        let client = self.client();
         Some(match code {
             700_016 | 700_011 => (
                 ApplicationNotFound,
@@ -103,7 +134,7 @@ impl Asked {
                 TenantNotFound,
                 format!("has no such tenant in cloud {cloud}: correct the tenant id or the cloud"),
             ),
-            500_011 => (
+            500_011 | 50001 => (
                 EntraRefused,
                 format!(
                     "does not know the resource {resource} in that tenant: the server's cloud (now \
@@ -142,7 +173,7 @@ impl Asked {
     }
 
     fn federation(&self) -> String {
-        let client = &self.client;
+        let client = self.client();
         let audience = &self.cloud.federated_audience;
         let with = self.subject.as_ref().map_or_else(
             || format!("audience {audience}"),
@@ -165,6 +196,14 @@ impl Asked {
              register tls.crt there as a certificate (az ad app credential reset --id {client} \
              --cert @tls.crt --append), or store the key pair that is registered"
         )
+    }
+
+    /// Managed identities have no client here: what names them then.
+    fn client(&self) -> &str {
+        match self.client.as_str() {
+            "" => &self.whom,
+            client => client,
+        }
     }
 
     fn issuer(&self) -> &str {

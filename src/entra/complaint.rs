@@ -112,7 +112,11 @@ mod tests {
         let token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln";
         let text = format!("AADSTS1: no {token} here. Trace ID: 9 Correlation ID: 8\r\nmore");
         assert_eq!(quote(&text), "AADSTS1: no ... here.");
-        assert_eq!(quote(&"word ".repeat(100)).chars().count(), LONGEST_QUOTE);
+        let long = quote(&"word ".repeat(100));
+        assert!(
+            long.chars().count() <= LONGEST_QUOTE && long.ends_with("word…"),
+            "{long}"
+        );
         let issuer =
             "https://eastus.oic.prod-aks.azure.com/aaaaaaaa-0000-0000-0000-00000000000a/b/";
         assert_eq!(quote(issuer), issuer);

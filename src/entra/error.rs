@@ -33,6 +33,8 @@ pub(super) struct Asked {
     pub(super) managed: bool,
     /// Asked for the node's own identity, which has no id.
     pub(super) system_assigned: bool,
+    /// A client secret was shown, no assertion.
+    pub(super) with_secret: bool,
     /// Of the client certificate, if there is one.
     pub(super) thumbprint: Option<String>,
     /// What the assertion said of itself.
@@ -113,7 +115,8 @@ impl Asked {
                 Failure::new(Class::Transient, Reason::EntraThrottled, message)
                     .retry_after(retry_after.unwrap_or(default))
             }
-            // Whatever the body says.
+            // Whatever the body says. IMDS answers 404 while it is updated, 410 while it is upgraded.
+            (404, _) if self.managed => self.useless(answer.status, None),
             (410, _) if self.managed => self.useless(answer.status, Some(IMDS_UPGRADE)),
             (408 | 500.., _) | (_, Some(90006 | 90012 | 90024 | 90033 | 90090)) => {
                 self.useless(answer.status, retry_after)
@@ -130,15 +133,20 @@ impl Asked {
 
     fn refused_without_number(&self, status: u16, complaint: &Complaint) -> Failure {
         let Some(error) = &complaint.error else {
-            let message = format!(
-                "{} answered {self} with status {status} and no error of Entra: look for a proxy \
-                 or firewall between",
-                self.target()
-            );
-            return Failure::new(Class::Transient, Reason::EntraUnavailable, message);
+            return self.answered_by_another(status, "Entra", "proxy or firewall");
         };
         let quote = format!("{error}: {}", complaint.quote);
         self.denied(Reason::EntraRefused, "refused the identity", &quote)
+    }
+
+    /// Such an answer comes from something between, not from who was asked.
+    fn answered_by_another(&self, status: u16, whose: &str, what: &str) -> Failure {
+        let message = format!(
+            "{} answered {self} with status {status} and no error of {whose}: look for a {what} \
+             between",
+            self.target()
+        );
+        Failure::new(Class::Transient, Reason::EntraUnavailable, message)
     }
 
     fn useless(&self, status: u16, retry_after: Option<Duration>) -> Failure {
@@ -191,29 +199,38 @@ impl Asked {
     }
 
     fn refused_by_imds(&self, status: u16, complaint: &Complaint) -> Failure {
-        let target = self.target();
-        match status {
-            400 => {
-                let advice = if self.system_assigned {
-                    "is not there: switch the system-assigned identity of the node's virtual \
-                     machine scale set on, or name a user-assigned one in managedIdentity"
-                } else {
-                    "is not assigned to the node: assign it to the node's virtual machine scale \
-                     set, or correct the id"
-                };
-                let message = format!("{self} {advice}");
-                Failure::new(Class::Denied, Reason::IdentityNotAssigned, message)
-            }
-            // IMDS answers so while it is being updated.
-            404 => self.useless(status, None),
-            _ => {
-                let message = format!(
-                    "{target} refused {self} with status {status}: {}",
-                    complaint.quote
-                );
-                Failure::new(Class::Denied, Reason::EntraRefused, message)
-            }
+        let Some(error) = &complaint.error else {
+            let what = "proxy, sidecar or network policy";
+            return self.answered_by_another(status, "IMDS", what);
+        };
+        if status == 400 && self.is_unknown_to_node(&complaint.quote) {
+            let advice = if self.system_assigned {
+                "is not there: switch the system-assigned identity of the node's virtual \
+                 machine scale set on, or name a user-assigned one in managedIdentity"
+            } else {
+                "is not assigned to the node: assign it to the node's virtual machine scale \
+                 set, or correct the id"
+            };
+            let message = format!("{self} {advice}");
+            return Failure::new(Class::Denied, Reason::IdentityNotAssigned, message);
         }
+        let said = match complaint.quote.as_str() {
+            "" => error.clone(),
+            quote => format!("{error}: {quote}"),
+        };
+        let message = format!(
+            "{self} got no token from {}, which refused the request with status {status} ({said}): \
+             correct what it names; assigning the identity anew does not help",
+            self.target()
+        );
+        Failure::new(Class::Denied, Reason::EntraRefused, message)
+    }
+
+    /// Without an id IMDS takes the system-assigned identity, or else the only one.
+    fn is_unknown_to_node(&self, said: &str) -> bool {
+        let said = said.to_lowercase();
+        said.contains("identity not found")
+            || (self.system_assigned && said.contains("multiple user assigned identities"))
     }
 }
 

@@ -21,7 +21,7 @@ mod tests;
 mod transport;
 
 pub use broker::{Broker, BrokerOptions};
-pub use network::Network;
+pub use network::{Network, ProxyVariable};
 pub use resolve::OperatorEnvironment;
 pub use stats::{ExchangeKind, Outcome, Stats};
 

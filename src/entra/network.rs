@@ -11,30 +11,30 @@ use reqwest::{Certificate, ClientBuilder, NoProxy, Proxy};
 
 use super::transport::{Problem, root_cause};
 
+/// A proxy, and the variable that names it. A password in it is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyVariable {
+    /// As it was found in the environment: `HTTPS_PROXY` or `ALL_PROXY`, or in lower case.
+    pub name: String,
+    /// An http or https URL.
+    pub url: String,
+}
+
+impl fmt::Debug for ProxyVariable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=(hidden)", self.name)
+    }
+}
+
 /// The way to the authorities, the same for all clouds.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
-    /// `HTTPS_PROXY`: an http or https URL. A password in it is never printed.
-    pub proxy: Option<String>,
+    /// The proxy, if there is one.
+    pub proxy: Option<ProxyVariable>,
     /// `NO_PROXY`: hosts, domains and address ranges that are reached directly.
     pub no_proxy: Option<String>,
     /// PEM file with certificates that are trusted, too.
     pub ca_bundle: Option<PathBuf>,
-}
-
-impl fmt::Debug for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            proxy,
-            no_proxy,
-            ca_bundle,
-        } = self;
-        f.debug_struct("Network")
-            .field("proxy", &proxy.as_ref().map(|_| "(hidden)"))
-            .field("no_proxy", no_proxy)
-            .field("ca_bundle", ca_bundle)
-            .finish()
-    }
 }
 
 impl Network {
@@ -80,21 +80,22 @@ impl Network {
     }
 
     fn proxy(&self) -> Result<Option<Proxy>, String> {
-        let Some(text) = &self.proxy else {
+        let Some(ProxyVariable { name, url: text }) = &self.proxy else {
             return Ok(None);
         };
-        let wrong = "HTTPS_PROXY must be an http or https URL, as in http://proxy.example.com:3128";
+        let wrong =
+            || format!("{name} must be an http or https URL, as in http://proxy.example.com:3128");
         // As everywhere, a proxy may be written without its scheme.
         let text = if text.contains("://") {
             text.clone()
         } else {
             format!("http://{text}")
         };
-        let url = Url::parse(&text).map_err(|_| wrong.to_owned())?;
+        let url = Url::parse(&text).map_err(|_| wrong())?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(wrong.to_owned());
+            return Err(wrong());
         }
-        let proxy = Proxy::all(url).map_err(|_| wrong.to_owned())?;
+        let proxy = Proxy::all(url).map_err(|_| wrong())?;
         let direct = self.no_proxy.as_deref().and_then(NoProxy::from_string);
         Ok(Some(proxy.no_proxy(direct)))
     }
@@ -116,7 +117,10 @@ mod tests {
 
     fn with_proxy(text: &str) -> Network {
         Network {
-            proxy: Some(text.to_owned()),
+            proxy: Some(ProxyVariable {
+                name: "ALL_PROXY".to_owned(),
+                url: text.to_owned(),
+            }),
             ..Network::default()
         }
     }
@@ -134,7 +138,7 @@ mod tests {
         }
         for bad in ["socks5://u:hunter2@proxy", "", "http://"] {
             let problem = with_proxy(bad).check().expect_err(bad);
-            assert!(problem.contains("HTTPS_PROXY"), "{bad}: {problem}");
+            assert!(problem.starts_with("ALL_PROXY"), "{bad}: {problem}");
             assert!(!problem.contains("hunter2"), "{problem}");
         }
     }

@@ -422,6 +422,10 @@ impl Applicant {
             cloud: order.cloud.clone(),
             managed: matches!(self.source, Source::Node(_)),
             system_assigned: matches!(self.source, Source::Node(None)),
+            with_secret: matches!(
+                self.source,
+                Source::Secret { .. } | Source::OperatorSecret(_)
+            ),
             thumbprint,
             subject: None,
         }

@@ -49,6 +49,8 @@ pub struct Elector {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     seen: Option<Sighting>,
+    /// The holder that we told of: not again at each look.
+    waits_for: Option<String>,
     /// We led, and lost it: the process ends, and until then somebody else may have it.
     lost: bool,
 }
@@ -83,6 +85,7 @@ impl Elector {
             clock,
             metrics,
             seen: None,
+            waits_for: None,
             lost: false,
         }
     }
@@ -183,6 +186,7 @@ impl Elector {
             };
         };
         if !self.may_take(&lease) {
+            self.tell_holder(&lease);
             return Ok(Round::HeldByOther);
         }
         let body = self.body(Some(lease), DURATION);
@@ -224,8 +228,28 @@ impl Elector {
         ended
     }
 
+    /// Says once who leads: a standby does nothing else that could be seen.
+    fn tell_holder(&mut self, lease: &Lease) {
+        let Some(spec) = &lease.spec else { return };
+        if self.waits_for == spec.holder_identity {
+            return;
+        }
+        self.waits_for.clone_from(&spec.holder_identity);
+        let LeaseSettings { name, identity, .. } = &self.settings;
+        let holder = spec.holder_identity.as_deref().unwrap_or_default();
+        let renewed = match &spec.renew_time {
+            Some(MicroTime(time)) => format!("renewed at {time:.0}"),
+            None => "never renewed".to_owned(),
+        };
+        tracing::info!(
+            lease = name,
+            identity,
+            "standing by: waiting for the lease {name} held by {holder} ({renewed})"
+        );
+    }
+
     /// Hands the Lease back, so that a standby need not wait for its end.
-    async fn release(self) {
+    pub(super) async fn release(self) {
         let held = matches!(self.leadership.until(), Until::Deadline(d) if Instant::now() < d);
         self.leadership.let_go();
         self.metrics.leading(false);

@@ -269,6 +269,62 @@ async fn of_two_that_take_an_ended_lease_at_once_only_one_leads() {
     );
 }
 
+/// What was logged, for as long as the guard lives.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn lines_with(&self, word: &str) -> Vec<String> {
+        let bytes = self.0.lock().expect("no panic").clone();
+        let text = String::from_utf8(bytes).expect("text");
+        let lines = text.lines().filter(|line| line.contains(word));
+        lines.map(str::to_owned).collect()
+    }
+}
+
+// Red when: `tell_holder` is not called, or forgets whom it told of.
+#[tokio::test(start_paused = true)]
+async fn a_standby_says_once_whom_it_waits_for() {
+    let log = Log::default();
+    let copy = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || copy.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let store = Store::default();
+    let (mut one, mut two) = (replica(&store, "one"), replica(&store, "two"));
+    let mut standby = replica(&store, "standby");
+    one.elector.round().await;
+    for _ in 0..3 {
+        standby.elector.round().await;
+        advance(RENEW_EVERY).await;
+        one.elector.round().await;
+    }
+    let told = log.lines_with("standing by");
+    assert_eq!(told.len(), 1, "{told:?}");
+    let words = "the lease epo held by one (renewed at 1970-01-01T00:00:00Z)";
+    assert!(told.concat().contains(words), "{told:?}");
+    // It is handed back, and the other one is quicker.
+    one.elector.release().await;
+    two.elector.round().await;
+    standby.elector.round().await;
+    standby.elector.round().await;
+    let told = log.lines_with("held by two");
+    assert_eq!(told.len(), 1, "{told:?}");
+}
+
 #[test]
 fn a_single_replica_always_leads() {
     assert_eq!(Leadership::always().check(), Ok(()));

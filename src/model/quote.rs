@@ -17,16 +17,41 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// One line of at most so many characters, without anything that might be a token.
+/// One line of at most so many characters, without anything that might be a token. One that was cut
+/// says so, and ends with a whole word where there is one.
 pub fn quote(text: &str, longest: usize) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let line: String = words.join(" ").replace(char::is_control, "");
-    redacted(&line).chars().take(longest).collect()
+    cut(&redacted(&line), longest)
+}
+
+fn cut(line: &str, longest: usize) -> String {
+    if line.chars().count() <= longest {
+        return line.to_owned();
+    }
+    let head: String = line.chars().take(longest.saturating_sub(1)).collect();
+    let next = line.chars().nth(longest.saturating_sub(1));
+    let words = match head.rsplit_once(' ') {
+        Some((words, _)) if next != Some(' ') => words,
+        _ => head.as_str(),
+    };
+    format!("{}…", words.trim_end())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Red when: a cut line does not end with the mark, is cut in a word, or is longer than it may be.
+    #[test]
+    fn a_line_that_was_cut_says_so() {
+        assert_eq!(quote("one two three", 13), "one two three");
+        assert_eq!(quote("one two three", 12), "one two…");
+        assert_eq!(quote("one two three", 9), "one two…");
+        assert_eq!(quote("one two three", 8), "one two…");
+        assert_eq!(quote("one two three", 7), "one…");
+        assert_eq!(quote("unbreakable", 4), "unb…");
+    }
 
     // Red when: the length is cut before tokens are looked for, or control characters are left in a token.
     #[test]
@@ -37,7 +62,6 @@ mod tests {
         assert_eq!(quote(&opaque, 10), "...");
         let (left, right) = opaque.split_at(40);
         assert_eq!(quote(&format!("{left}\u{7}{right}"), 600), "...");
-        assert_eq!(quote(&"word ".repeat(100), 300).chars().count(), 300);
         let name = "n".repeat(63);
         assert_eq!(quote(&name, 600), name);
     }

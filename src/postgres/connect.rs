@@ -327,7 +327,7 @@ fn describe(error: &rustls::Error) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use jiff::Timestamp;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -364,8 +364,8 @@ mod tests {
         assert!(options.ends_with(administrators), "{options}");
     }
 
-    /// What we make of a server that refuses the sign-in in these words.
-    async fn told(code: &str, words: &str) -> Failure {
+    /// The error of a server that refuses the sign-in in these words.
+    pub(in crate::postgres) async fn answered(code: &str, words: &str) -> tokio_postgres::Error {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let fields = format!("SFATAL\0VFATAL\0C{code}\0M{words}\0D{words}\0H{words}\0\0");
@@ -382,7 +382,12 @@ mod tests {
         let mut config = tokio_postgres::Config::new();
         config.host("127.0.0.1").port(port).user("boss");
         let (refused, ()) = tokio::join!(config.connect(tokio_postgres::NoTls), server);
-        let error = refused.err().unwrap();
+        refused.err().unwrap()
+    }
+
+    /// What we make of it.
+    async fn told(code: &str, words: &str) -> Failure {
+        let error = answered(code, words).await;
         refusal("server", &RoleName::parse("boss").unwrap(), "db", &error)
     }
 

@@ -66,6 +66,15 @@ pub fn is_rebind_refusal(error: &tokio_postgres::Error) -> bool {
     error.as_db_error().is_some_and(refused)
 }
 
+/// What Azure says, as `PostgreSQL` does, where no rule of its firewall fits. It has not looked at the
+/// token.
+const NOT_LET_IN: &str = "no pg_hba.conf entry";
+
+/// Whether the server refuses the place that we come from, whoever we are.
+pub(super) fn refuses_place(answer: &DbError) -> bool {
+    answer.message().to_lowercase().contains(NOT_LET_IN)
+}
+
 fn refuses_update(message: &str) -> bool {
     message.contains("updating an existing")
 }
@@ -163,6 +172,13 @@ fn own_code(answer: &Answer<'_>) -> Option<Verdict> {
 /// Texts of Azure, lower case. They have changed over time, so only their heart is looked for.
 fn from_text(text: &str) -> Option<Verdict> {
     let has = |needle: &str| text.contains(needle);
+    if has(NOT_LET_IN) {
+        return verdict(
+            Class::Transient,
+            Reason::ServerUnreachable,
+            "the server's firewall does not let the operator in: add a firewall rule for the address in the message, or give the cluster's network a private endpoint of the server",
+        );
+    }
     if has("unexpected error occurred while trying to validate") {
         return verdict(
             Class::Transient,

@@ -23,7 +23,13 @@ fn failure(code: &str, message: &str, detail: Option<&str>) -> Failure {
 }
 
 /// What servers have been seen to answer.
-const TABLE: [(&str, &str, Class, Reason); 21] = [
+const TABLE: [(&str, &str, Class, Reason); 22] = [
+    (
+        "28000",
+        "no pg_hba.conf entry for host \"203.0.113.9\", user \"x\", database \"y\", SSL encryption",
+        Class::Transient,
+        Reason::ServerUnreachable,
+    ),
     (
         "XX000",
         "Could not validate AAD user 1 because its name is not found in the tenant. [x]",

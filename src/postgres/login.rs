@@ -8,7 +8,7 @@ use crate::ports::{AccessToken, LoginCheck, SignIn};
 
 use super::connect::{self, Unopened};
 use super::dial::endpoint;
-use super::error::{About, told_as};
+use super::error::{About, refuses_place, told_as};
 use super::{Session, Sessions, State};
 
 #[async_trait]
@@ -75,10 +75,11 @@ fn busy(server: &str) -> Failure {
     Failure::new(Class::Waiting, Reason::LoginPending, message)
 }
 
-/// The server knows the role or the token, and does not let it in: class 28 and nothing else.
+/// The server knows the role or the token, and does not let it in: class 28 and nothing else. That no
+/// rule of the firewall fits is of that class too, and says nothing of the token.
 fn refused(server: &str, role: &RoleName, error: &tokio_postgres::Error) -> Option<Failure> {
     let answer = error.as_db_error()?;
-    if !answer.code().code().starts_with("28") {
+    if !answer.code().code().starts_with("28") || refuses_place(answer) {
         return None;
     }
     let about = About {
@@ -90,4 +91,29 @@ fn refused(server: &str, role: &RoleName, error: &tokio_postgres::Error) -> Opti
                   to, or for a group a member of it, and the role must be allowed to sign in";
     let verdict = (Class::Denied, Reason::LoginRefused, advice.to_owned());
     Some(told_as(about, answer, verdict))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::connect::tests::answered;
+
+    // Red when: everything of class 28 counts as a refusal of the token: a firewall would end all tokens.
+    #[tokio::test]
+    async fn a_firewall_says_nothing_of_the_token() {
+        let role = RoleName::parse("orders-api").unwrap();
+        let words = "password authentication failed for user \"orders-api\"";
+        let error = answered("28P01", words).await;
+        let failure = refused("server", &role, &error).unwrap();
+        assert_eq!(failure.reason, Reason::LoginRefused);
+        let words = "no pg_hba.conf entry for host \"203.0.113.9\", user \"orders-api\", database \"orders\", SSL encryption";
+        let error = answered("28000", words).await;
+        assert_eq!(refused("server", &role, &error), None);
+        let failure = connect::refusal("server", &role, "orders", &error);
+        let is = (failure.reason, failure.class);
+        assert_eq!(is, (Reason::ServerUnreachable, Class::Transient));
+        for word in ["203.0.113.9", "firewall rule"] {
+            assert!(failure.message.contains(word), "{failure}");
+        }
+    }
 }

@@ -77,7 +77,8 @@ fn check_cloud(cloud: &Cloud, found: &mut Vec<String>) {
     }
     if !is_base_url(authority, "https") {
         problem(format!(
-            "authority {authority:?} must be an https URL without user, query and fragment"
+            "authority {authority:?} must be an https URL without user, path, query and fragment: \
+             the tenant's part is added to it"
         ));
     }
     if scope.strip_suffix("/.default").is_none_or(str::is_empty) {
@@ -89,7 +90,9 @@ fn check_cloud(cloud: &Cloud, found: &mut Vec<String>) {
     if let Some(endpoint) = imds_endpoint
         && !is_base_url(endpoint, "http")
     {
-        problem(format!("imdsEndpoint {endpoint:?} must be an http URL"));
+        problem(format!(
+            "imdsEndpoint {endpoint:?} must be an http URL without user, path, query and fragment"
+        ));
     }
     if server_suffixes.is_empty() {
         problem("serverSuffixes must name at least one suffix".to_owned());
@@ -101,12 +104,14 @@ fn check_cloud(cloud: &Cloud, found: &mut Vec<String>) {
     );
 }
 
+/// What is asked for at it has a path of its own: one here would be lost without a word.
 fn is_base_url(text: &str, scheme: &str) -> bool {
     Url::parse(text).is_ok_and(|url| {
         url.scheme() == scheme
             && url.has_host()
             && url.username().is_empty()
             && url.password().is_none()
+            && url.path() == "/"
             && url.query().is_none()
             && url.fragment().is_none()
     })

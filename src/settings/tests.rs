@@ -130,6 +130,9 @@ fn each_mistake_is_named() {
             "must be an https URL",
         ),
         (lab("http://127", "https://127"), "imdsEndpoint"),
+        // Red when: `is_base_url` does not look at the path.
+        (lab(":8443", ":8443/adfs"), "without user, path"),
+        (lab(":4000", ":4000/metadata"), "without user, path"),
         (lab("/.default", ""), "must be a resource and /.default"),
         (
             lab("api://AzureADTokenExchange", "''"),
@@ -146,6 +149,12 @@ fn each_mistake_is_named() {
             "{yaml}\n{error:?} lacks {message:?}"
         );
     }
+}
+
+#[test]
+fn a_slash_at_the_end_of_an_address_is_no_path() {
+    let slashes = LAB.replace(":8443", ":8443/").replace(":4000", ":4000/");
+    assert!(resolve(&slashes).is_ok());
 }
 
 #[test]
@@ -233,7 +242,10 @@ fn a_nodes_identity_is_for_namespaces_that_list_its_id() {
 fn proxy_and_bundle_are_taken_over_and_a_wrong_one_is_named_at_the_start() {
     let with = |proxy: &str, ca_bundle: Option<&str>| {
         let environment = Environment {
-            proxy: Some(proxy.to_owned()),
+            proxy: Some(ProxyVariable {
+                name: "https_proxy".to_owned(),
+                url: proxy.to_owned(),
+            }),
             no_proxy: Some("localhost".to_owned()),
             ..environment()
         };
@@ -244,16 +256,51 @@ fn proxy_and_bundle_are_taken_over_and_a_wrong_one_is_named_at_the_start() {
         Settings::resolve(ConfigFile::default(), environment, options)
     };
     let network = with("http://proxy:3128", None).expect("good").network;
-    assert_eq!(network.proxy.as_deref(), Some("http://proxy:3128"));
+    let url = network.proxy.as_ref().map(|proxy| proxy.url.as_str());
+    assert_eq!(url, Some("http://proxy:3128"));
     assert_eq!(network.no_proxy.as_deref(), Some("localhost"));
     let wrong = with("socks5://me:hunter2@proxy", None).expect_err("wrong");
-    assert!(wrong.message.contains("HTTPS_PROXY"), "{wrong}");
+    assert!(wrong.message.contains("https_proxy must"), "{wrong}");
     assert!(!wrong.message.contains("hunter2"), "{wrong}");
     let missing = with("http://proxy", Some("/nonexistent/ca.pem")).expect_err("missing");
     assert!(
         missing.message.contains("--ca-bundle /nonexistent/ca.pem"),
         "{missing}"
     );
+}
+
+// Red when: the variable's name is not kept, or a SOCKS proxy in ALL_PROXY is taken for ours.
+#[test]
+fn the_proxy_is_of_the_variable_that_was_read_and_a_foreign_one_for_all_is_not_obeyed() {
+    let read = |set: &[(&str, &str)]| {
+        let environment = Environment::of(|name| {
+            let found = set.iter().find(|(each, _)| *each == name);
+            found.map(|(_, text)| (*text).to_owned())
+        });
+        let proxy = environment.proxy.map(|proxy| (proxy.name, proxy.url));
+        (proxy, environment.ignored)
+    };
+    let ours = |name: &str, url: &str| (Some((name.to_owned(), url.to_owned())), vec![]);
+    let http = "http://proxy:3128";
+    let socks = "socks5h://me:hunter2@proxy:1080";
+    assert_eq!(read(&[("ALL_PROXY", http)]), ours("ALL_PROXY", http));
+    assert_eq!(
+        read(&[("all_proxy", "proxy:3128")]),
+        ours("all_proxy", "proxy:3128")
+    );
+    // For https alone it can only be a mistake, which the check names.
+    assert_eq!(read(&[("HTTPS_PROXY", socks)]), ours("HTTPS_PROXY", socks));
+    let both = [("ALL_PROXY", socks), ("https_proxy", http)];
+    assert_eq!(read(&both), ours("https_proxy", http));
+    assert_eq!(
+        read(&[("ALL_PROXY", ""), ("HTTPS_PROXY", "")]),
+        (None, vec![])
+    );
+    let (proxy, ignored) = read(&[("ALL_PROXY", socks)]);
+    assert_eq!(proxy, None);
+    let told = ignored.concat();
+    assert!(told.starts_with("ALL_PROXY is no http"), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// What is logged. In the syntax of tracing-subscriber's filter, for example `info` or
+/// What is logged: levels, and levels of targets, for example `info` or
 /// `info,entra_postgres_operator::entra=debug`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLevel(String);
@@ -25,16 +25,41 @@ impl FromStr for LogLevel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        EnvFilter::builder()
-            .parse(text)
-            .map(|_| Self(text.to_owned()))
-            .map_err(|error| format!("{error}; for example info, debug or info,kube=debug"))
+        // The filter itself takes a word that it does not know for the name of a target, and then logs
+        // nothing of all others, not even errors.
+        match text.split(',').find(|directive| !is_directive(directive)) {
+            None => Ok(Self(text.to_owned())),
+            Some(wrong) => Err(format!(
+                "{wrong:?} is no level: write one of {}, or TARGET=LEVEL for a module, separated by \
+                 commas, as in info,kube=debug",
+                LEVELS.join(", ")
+            )),
+        }
+    }
+}
+
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// A level, or a target and its level. Less than the filter would take: spans are of no use here.
+fn is_directive(text: &str) -> bool {
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    let is_target = |name: &str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || "_-:".contains(c);
+        !name.is_empty() && name.chars().all(known)
+    };
+    match text.split_once('=') {
+        Some((target, level)) => is_target(target) && is_level(level),
+        None => is_level(text),
     }
 }
 
 /// These print what they could not understand: answers of the API server, which may be Secrets or
 /// tokens. Errors reach us anyway, and we log them without that.
 const SILENCED: [&str; 2] = ["kube_client::client=off", "kube_client::api=off"];
+
+/// The SDK logs at INFO that an exchange failed, in words of its plumbing, and which kind of managed
+/// identity it uses. We say at WARN what it meant. Who asks for more, or for these, gets them.
+const QUIET: &str = "typespec_client_core=warn,azure_identity=warn";
 
 /// Starts logging; later calls change nothing.
 pub fn init(format: LogFormat, level: &LogLevel) {
@@ -67,7 +92,18 @@ where
 }
 
 fn filter(level: &LogLevel) -> EnvFilter {
-    let filter = EnvFilter::builder().parse_lossy(&level.0);
+    let general = level
+        .0
+        .split(',')
+        .rfind(|directive| !directive.contains('='));
+    let at_info = general.is_some_and(|word| word.eq_ignore_ascii_case("info"));
+    // Of two directives for one target the later one holds.
+    let directives = if at_info {
+        format!("{QUIET},{level}", level = level.0)
+    } else {
+        level.0.clone()
+    };
+    let filter = EnvFilter::builder().parse_lossy(directives);
     SILENCED
         .iter()
         .filter_map(|directive| directive.parse().ok())
@@ -127,9 +163,59 @@ mod tests {
         }
     }
 
+    // Red when: QUIET is empty, or stands after what the user wrote.
     #[test]
-    fn a_wrong_level_is_refused() {
-        assert!("info,kube=debug".parse::<LogLevel>().is_ok());
-        assert!("kube=loud".parse::<LogLevel>().is_err());
+    fn the_sdk_is_quiet_at_info_unless_it_is_named() {
+        let sdk = |level: &str| {
+            logged(LogFormat::Text, level, || {
+                let target = "typespec_client_core::http::policies::logging";
+                tracing::info!(target: "typespec_client_core::http::policies::logging", "{target}");
+                tracing::info!(target: "azure_identity::managed_identity_credential", "IMDS");
+            })
+        };
+        assert_eq!(sdk("info"), "");
+        assert_eq!(sdk("kube=debug,info"), "");
+        for level in [
+            "debug",
+            "info,typespec_client_core=info",
+            "typespec_client_core=debug",
+        ] {
+            assert!(sdk(level).contains("policies::logging"), "{level}");
+        }
+        assert!(sdk("info,azure_identity=info").contains("IMDS"));
+        let warned = logged(LogFormat::Text, "info", || {
+            tracing::warn!(target: "typespec_client_core::http", "odd");
+        });
+        assert!(warned.contains("odd"), "{warned}");
+    }
+
+    // Red when: an unknown word is left to the filter, which takes it for a target and logs no errors.
+    #[test]
+    fn a_word_that_is_no_level_is_refused_and_what_is_accepted_is_said() {
+        for good in [
+            "warn",
+            "INFO",
+            "off",
+            "info,kube=debug,a-b::c=off",
+            "kube=debug",
+        ] {
+            assert!(good.parse::<LogLevel>().is_ok(), "{good}");
+        }
+        for (level, wrong) in [
+            ("warning", "warning"),
+            ("debgu", "debgu"),
+            ("info,loud", "loud"),
+            ("info, debug", " debug"),
+            ("kube", "kube"),
+            ("kube=loud", "kube=loud"),
+            ("=debug", "=debug"),
+            ("kube[span]=debug", "kube[span]=debug"),
+            ("info,", ""),
+            ("", ""),
+        ] {
+            let problem = level.parse::<LogLevel>().expect_err(level);
+            let begin = format!("{wrong:?} is no level: write one of error, warn, info");
+            assert!(problem.starts_with(&begin), "{problem}");
+        }
     }
 }

@@ -219,6 +219,8 @@ fn wrong_values_are_refused_by_name() {
         (&["config.clusterID=prod"], "clusterID"),
         (&["image.tagg=1"], "tagg"),
         (&["log.format=xml"], "format"),
+        (&["log.level=warning"], "level"),
+        (&["log.level=info\\,kube"], "level"),
         (&["config.clouds[0].name=Stack"], "authority"),
         (
             &["config.serverSuffixes.Public[0]=.example.com"],

@@ -82,6 +82,7 @@ fn every_number_has_its_reason_and_class() {
         (7_000_222, ClientSecretInvalid, Class::Denied, "ended"),
         (90002, TenantNotFound, Class::Denied, TENANT),
         (500_011, EntraRefused, Class::Denied, "ossrdbms-aad"),
+        (50001, EntraRefused, Class::Denied, "ossrdbms-aad"),
         (53003, EntraRefused, Class::Denied, "Conditional Access"),
         (50076, EntraRefused, Class::Denied, "multifactor"),
         (999_999, EntraRefused, Class::Denied, "AADSTS999999"),
@@ -130,12 +131,10 @@ fn errors_without_a_number_are_told_apart() {
 #[test]
 fn imds_has_rules_of_its_own() {
     let of = |record: Record| failure(&at_imds(), &record, now());
-    assert_eq!(of(answer(400, "")).reason, Reason::IdentityNotAssigned);
     assert_eq!(of(answer(410, "")).retry_after, Some(IMDS_UPGRADE));
     let passing = r#"{"error":"temporarily_unavailable"}"#;
     assert_eq!(of(answer(410, passing)).retry_after, Some(IMDS_UPGRADE));
     assert_eq!(of(answer(429, "")).retry_after, Some(IMDS_THROTTLE));
-    assert_eq!(of(answer(403, "")).class, Class::Denied);
     assert_eq!(of(entra(500_011)).reason, Reason::EntraRefused);
     let unreachable = of(Record::Failed(Problem::Timeout));
     assert!(
@@ -143,6 +142,111 @@ fn imds_has_rules_of_its_own() {
         "{unreachable}"
     );
     assert!(unreachable.message.contains("Azure node"), "{unreachable}");
+}
+
+// Red when: every 400 counts as an identity that is not assigned.
+#[test]
+fn imds_says_what_it_does_not_like_and_only_an_unknown_identity_is_to_be_assigned() {
+    let of = |asked: &Asked, status, error: &str, text: &str| {
+        let body = format!(r#"{{"error":"{error}","error_description":"{text}"}}"#);
+        failure(asked, &answer(status, &body), now())
+    };
+    let at = at_imds();
+    let unknown = of(&at, 400, "invalid_request", "Identity not found");
+    assert_eq!(unknown.reason, Reason::IdentityNotAssigned);
+    let several = "Multiple user assigned identities exist, please specify the clientId";
+    let node = Asked {
+        system_assigned: true,
+        ..at_imds()
+    };
+    let which = of(&node, 400, "invalid_request", several);
+    assert_eq!(which.reason, Reason::IdentityNotAssigned);
+    for (status, error, text) in [
+        (400, "unknown_source", "Unknown Source system:unknown"),
+        (
+            400,
+            "bad_request_102",
+            "Required metadata header not specified",
+        ),
+        (401, "unauthorized", "Not for you"),
+        (403, "forbidden", ""),
+    ] {
+        let other = of(&at, status, error, text);
+        assert_eq!(
+            (other.reason, other.class),
+            (Reason::EntraRefused, Class::Denied)
+        );
+        for word in [error, text, &format!("status {status}")] {
+            assert!(other.message.contains(word), "{word}: {other}");
+        }
+        assert!(!other.message.contains("scale set"), "{other}");
+        assert!(!other.message.contains(": )"), "{other}");
+    }
+}
+
+// Red when: an answer without IMDS's own error is taken for a refusal of IMDS.
+#[test]
+fn an_answer_that_is_not_of_imds_leads_to_what_stands_between() {
+    for (status, body) in [
+        (302, ""),
+        (400, ""),
+        (401, "no"),
+        (403, ""),
+        (405, "<html>"),
+    ] {
+        let failure = failure(&at_imds(), &answer(status, body), now());
+        let is = (failure.reason, failure.class);
+        assert_eq!(is, (Reason::EntraUnavailable, Class::Transient), "{status}");
+        for word in [
+            "IMDS at",
+            &format!("status {status}"),
+            "network policy between",
+        ] {
+            assert!(failure.message.contains(word), "{word}: {failure}");
+        }
+    }
+}
+
+// Red when: the number in a body is looked at before the status of IMDS, or names the empty client.
+#[test]
+fn at_imds_a_status_that_passes_goes_before_the_number() {
+    let of = |status| {
+        let body = r#"{"error":"x","error_description":"AADSTS700016: Application not found"}"#;
+        failure(&at_imds(), &answer(status, body), now())
+    };
+    assert_eq!(of(404).reason, Reason::EntraUnavailable);
+    let refused = of(400);
+    assert_eq!(refused.reason, Reason::ApplicationNotFound);
+    assert!(
+        refused.message.contains("application the managed identity"),
+        "{refused}"
+    );
+}
+
+// Red when: `about_no_assertion` is not asked.
+#[test]
+fn a_client_secret_is_not_told_about_federated_credentials() {
+    let with_secret = Asked {
+        with_secret: true,
+        ..Asked::for_test()
+    };
+    for code in [70021, 700_211, 700_213, 700_024, 700_027, 50166, 700_023] {
+        let failure = failure(&with_secret, &entra(code), now());
+        assert_eq!(failure.reason, Reason::EntraRefused, "{code}");
+        assert!(
+            failure.message.contains("client secret of"),
+            "{code}: {failure}"
+        );
+        for word in ["federated", "service account's token", "keys of"] {
+            assert!(!failure.message.contains(word), "{code}: {failure}");
+        }
+    }
+    let certified = Asked {
+        thumbprint: Some("84E0".to_owned()),
+        ..Asked::for_test()
+    };
+    let refused = failure(&certified, &entra(70021), now());
+    assert_eq!(refused.reason, Reason::ClientCertificateInvalid);
 }
 
 #[test]

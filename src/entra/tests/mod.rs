@@ -53,6 +53,7 @@ impl Asked {
             cloud: Arc::new(public),
             managed: false,
             system_assigned: false,
+            with_secret: false,
             thumbprint: None,
             subject: None,
         }

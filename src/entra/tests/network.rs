@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::server::Server;
 use super::{Scene, is, managed, secret};
-use crate::entra::{Network, OperatorEnvironment, locked};
+use crate::entra::{Network, OperatorEnvironment, ProxyVariable, locked};
 use crate::model::{Class, Cloud, Reason};
 use crate::ports::TokenSource as _;
 
@@ -40,7 +40,10 @@ impl Proxy {
 
     fn network(&self, no_proxy: Option<&str>) -> Network {
         Network {
-            proxy: Some(self.url.clone()),
+            proxy: Some(ProxyVariable {
+                name: "HTTPS_PROXY".to_owned(),
+                url: self.url.clone(),
+            }),
             no_proxy: no_proxy.map(str::to_owned),
             ca_bundle: None,
         }
@@ -128,7 +131,10 @@ async fn a_proxy_that_is_away_or_refuses_is_an_outage_that_names_it() {
     let url = format!("http://me:hunter2@{}", closed.local_addr().unwrap());
     drop(closed);
     let network = Network {
-        proxy: Some(url),
+        proxy: Some(ProxyVariable {
+            name: "HTTPS_PROXY".to_owned(),
+            url,
+        }),
         ..Network::default()
     };
     let scene = behind(network, Server::cloud).await;
