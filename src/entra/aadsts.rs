@@ -56,12 +56,6 @@ impl Asked {
         };
         let client = self.client();
         Some(match code {
-            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 if self.thumbprint.is_some() => {
-                (ClientCertificateInvalid, self.registration())
-            }
-            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 => {
-                (FederatedCredentialMissing, self.federation())
-            }
             700_024 => {
                 let (what, whose) = match &self.thumbprint {
                     Some(_) => ("signature of the client certificate", "the operator's node"),
@@ -75,8 +69,14 @@ impl Asked {
                 );
                 (EntraRefused, advice)
             }
-            700_027 | 50027 | 50012 | 7_000_214 | 1_000_502 if self.thumbprint.is_some() => {
+            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 | 700_027 | 50027 | 50012
+            | 7_000_214 | 1_000_502
+                if self.thumbprint.is_some() =>
+            {
                 (ClientCertificateInvalid, self.registration())
+            }
+            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 => {
+                (FederatedCredentialMissing, self.federation())
             }
             700_027 | 50027 => (
                 EntraRefused,
