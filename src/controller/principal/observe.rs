@@ -215,6 +215,7 @@ impl World {
                     uid: meta.uid.clone(),
                     resource_version: meta.resource_version.clone(),
                     controller: meta.controller_uid.clone(),
+                    holder: meta.holder(),
                     namesake: is_namesake(desired, &meta),
                     content,
                 };
