@@ -109,6 +109,22 @@ pub fn restores(desired: &Desired, marker: &Marker) -> bool {
     desired.restore.is_some() && desired.restore != marker.restored
 }
 
+/// The administrative rights of a role, in words.
+fn administrative(facts: &RoleFacts) -> String {
+    let privileged = facts
+        .privileged
+        .then(|| "SUPERUSER, REPLICATION or BYPASSRLS".to_owned());
+    let creator = (facts.attributes.create_role).then(|| "CREATEROLE".to_owned());
+    let joined = facts.administrative.iter();
+    let joined = joined.map(|role| format!("membership in {:?}", role.as_str()));
+    let all: Vec<String> = privileged
+        .into_iter()
+        .chain(creator)
+        .chain(joined)
+        .collect();
+    all.join("; ")
+}
+
 /// What an object asks for that may be administrative.
 pub(super) fn declares(desired: &Desired) -> Asked {
     let creator = desired.attributes.create_role == Some(true);
@@ -309,11 +325,32 @@ impl Existing<'_> {
     /// administrators never.
     pub(super) fn unprotected(&self) -> Result<(), Failure> {
         let administrator = self.facts.label.as_ref().is_some_and(|label| label.admin);
-        if administrator || (self.facts.is_administrative() && !self.literal) {
+        if administrator {
+            let what =
+                "it is an Entra administrator and is never taken over; choose another roleName";
+            return Err(self.denied(Reason::RoleProtected, what));
+        }
+        if self.facts.is_administrative() && !self.literal {
+            let what = format!(
+                "it has administrative rights ({}), so it is taken over only if tenants.roleNames of the \
+                 server names it literally; ask the server's owner for that, have the rights taken away, or \
+                 choose another roleName",
+                administrative(self.facts)
+            );
+            return Err(self.denied(Reason::RoleProtected, &what));
+        }
+        Ok(())
+    }
+
+    /// Only who is made an administrator gets an administrator's rights from Azure; the label alone gives
+    /// none of them.
+    pub(super) fn not_to_be_made_administrator(&self) -> Result<(), Failure> {
+        let is_one = self.facts.label.as_ref().is_some_and(|label| label.admin);
+        if self.desired.admin && !is_one {
             return Err(self.denied(
-                Reason::RoleProtected,
-                "it is an administrator or has administrative rights and is never taken over; choose \
-                 another roleName",
+                Reason::RoleExists,
+                "an existing role is not made an administrator (principal.admin): drop it, or choose another \
+                 roleName",
             ));
         }
         Ok(())
