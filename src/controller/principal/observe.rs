@@ -73,6 +73,7 @@ pub(super) async fn observe(
             role: Look::Unknown(no_session(&desired.server, ctx)),
             marker_owner: None,
             holders: None,
+            made_for: BTreeMap::new(),
             source: None,
             targets: BTreeMap::new(),
             databases: BTreeMap::new(),
@@ -156,6 +157,12 @@ impl World {
         self.observed.marker_owner =
             marker_of(&view).map(|marker| ctx.index.marker_owner(desired, &marker));
         self.observed.role = Look::Known(view.role);
+        let others = view.holders.iter().filter_map(|(id, holder)| {
+            let made_for = holder.made_for.as_ref()?;
+            let owner = ctx.index.owner_of(&desired.uid, &holder.role, made_for);
+            (holder.role != desired.role).then(|| (id.clone(), (made_for.key.clone(), owner)))
+        });
+        self.observed.made_for = others.collect();
         self.observed.holders = Some(view.holders);
         self.observed.targets = view.targets;
         self.observed.databases = view.databases;

@@ -6,8 +6,8 @@ use crate::model::desired::RESTORE;
 use crate::model::marker::Marker;
 use crate::model::observed::{MarkerOwner, Observed};
 use crate::model::{
-    Asked, Class, Desired, EntraLabel, Failure, ObjectId, Reason, RoleFacts, RoleName, RoleStep,
-    entra_type, rights,
+    Asked, Class, Desired, EntraLabel, Failure, ObjectId, ObjectKey, Reason, RoleFacts, RoleName,
+    RoleStep, entra_type, rights, rights::ident,
 };
 
 /// Whether a role that is there is this object's.
@@ -80,11 +80,34 @@ pub(super) fn not_in_use(
         "already on"
     };
     let message = format!(
-        "object id {id} is {what} role {:?}: an identity has one role on a server; remove that role, \
-         or declare another principal",
-        holder.role.as_str()
+        "object id {id} is {what} role {role:?}: an identity has one role on a server; {}, or declare \
+         another principal",
+        how_to_free(&holder.role, observed.made_for.get(id)),
+        role = holder.role.as_str()
     );
     Err(Failure::new(Class::Denied, Reason::IdentityInUse, message))
+}
+
+/// How an identity comes free whose role was made for that object.
+fn how_to_free(role: &RoleName, made_for: Option<&(ObjectKey, MarkerOwner)>) -> String {
+    let Some((object, owner)) = made_for else {
+        return "remove that role".to_owned();
+    };
+    match owner {
+        MarkerOwner::Us | MarkerOwner::Other => format!(
+            "it is that of EntraPostgresPrincipal {object}: declare there what the identity shall have, or \
+             delete that object with deletionPolicy: Drop"
+        ),
+        MarkerOwner::Gone | MarkerOwner::FormerCluster => format!(
+            "it was made for EntraPostgresPrincipal {object}, which is gone: make that object again with this \
+             roleName and deletionPolicy: Drop and delete it, or as a database administrator DROP ROLE {}",
+            ident(role.as_str())
+        ),
+        MarkerOwner::OtherCluster => format!(
+            "it is that of EntraPostgresPrincipal {object} of another cluster: delete that object there with \
+             deletionPolicy: Drop"
+        ),
+    }
 }
 
 /// Whether all administrative rights of a role are such as its object asked for.

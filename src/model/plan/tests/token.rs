@@ -317,10 +317,7 @@ fn only_the_principals_own_token_is_published() {
     let nobody = BTreeMap::new();
     let administrators = BTreeMap::from([(
         id(OTHER),
-        Holder {
-            role: RoleName::parse("pg-operators").expect("a name"),
-            admin: true,
-        },
+        Holder::new(RoleName::parse("pg-operators").expect("a name"), true),
     )]);
     let (ours, other) = (id(OURS), id(OTHER));
     let group = Desired {
