@@ -9,6 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 
 use super::{Call, Cluster, FIELD_MANAGER};
+use crate::model::plan::secret_not_ours;
 use crate::model::{Class, Failure, Reason};
 
 mod content;
@@ -194,15 +195,7 @@ fn taken(namespace: &str, name: &str, found: &SecretMeta, content: &SecretConten
     {
         return changed(namespace, name);
     }
-    let holder = match &found.controller {
-        Some((kind, holder)) => format!("it belongs to {kind} {holder}"),
-        None => "it belongs to no controller".to_owned(),
-    };
-    let message = format!(
-        "Secret {namespace}/{name} exists and was not made for this object ({holder}): set another \
-         token.secret.name, or delete that Secret"
-    );
-    Failure::new(Class::Denied, Reason::SecretNotOurs, message).into()
+    secret_not_ours(namespace, name, found.holder().as_deref()).into()
 }
 
 fn written(

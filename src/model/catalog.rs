@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::attribute::{
     Attributes, DatabaseEntry, DatabasePrivileges, Membership, Memberships, TargetFacts,
 };
+use super::marker::MadeFor;
 use super::{DatabaseCatalog, DatabaseInterest, ObjectId, RoleName};
 
 /// How a role is bound to an Entra identity, as the server resolved it.
@@ -157,6 +158,19 @@ pub struct Holder {
     pub role: RoleName,
     /// Whether it is an Entra administrator of the server.
     pub admin: bool,
+    /// The object that it was made for, as the marker in its comment says.
+    pub made_for: Option<MadeFor>,
+}
+
+impl Holder {
+    /// A role that was made for no object.
+    pub fn new(role: RoleName, admin: bool) -> Self {
+        Self {
+            role,
+            admin,
+            made_for: None,
+        }
+    }
 }
 
 /// Roles by object id. A set, because nobody promises that an id is on one role only.
@@ -371,7 +385,7 @@ impl Catalog {
         let mut seen: BTreeMap<ObjectId, Holder> = held.collect();
         for (id, role) in &self.operators {
             let role = role.clone();
-            seen.insert(id.clone(), Holder { role, admin: true });
+            seen.insert(id.clone(), Holder::new(role, true));
         }
         seen
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::ObjectKey;
+
 /// What a failure asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::Display)]
 #[strum(serialize_all = "camelCase")]
@@ -183,6 +185,38 @@ pub enum Reason {
     Internal,
 }
 
+impl Reason {
+    /// Whether it keeps a server's session from being made, and says nothing of any role: the
+    /// administrator's identity, what Entra and the server say of it, the server's CA.
+    fn is_of_set_up(self) -> bool {
+        matches!(
+            self,
+            Self::UnknownCloud
+                | Self::HostNotInCloud
+                | Self::IdentityNotAllowed
+                | Self::CaInvalid
+                | Self::CertificateNotTrusted
+                | Self::AdministratorRefused
+                | Self::NotAnEntraAdministrator
+                | Self::TokenInvalid
+                | Self::ServiceAccountNotFound
+                | Self::IdentityIncomplete
+                | Self::ClientSecretNotFound
+                | Self::ClientSecretInvalid
+                | Self::ClientCertificateNotFound
+                | Self::ClientCertificateInvalid
+                | Self::FederatedCredentialMissing
+                | Self::ApplicationNotFound
+                | Self::TenantNotFound
+                | Self::IdentityNotAssigned
+                | Self::EntraRefused
+                | Self::EntraThrottled
+                | Self::EntraUnavailable
+                | Self::ApiError
+        )
+    }
+}
+
 /// Something that did not work: class, stable word, and a sentence that says what failed, on which
 /// object or server, and what to do. Never contains a token or password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -238,6 +272,37 @@ impl Failure {
         }
     }
 
+    /// The same failure as principals of that server are told of it. What keeps the server's session from
+    /// being made is its owner's to mend: nothing of the principal is wrong, and it waits.
+    #[must_use]
+    pub fn to_principals_of(self, server: &ObjectKey) -> Self {
+        if self.reason.is_of_set_up() {
+            self.of_server(server)
+        } else {
+            self
+        }
+    }
+
+    /// The same failure of a server object, as principals are told of it.
+    #[must_use]
+    pub fn of_server(self, server: &ObjectKey) -> Self {
+        let class = match self.class {
+            Class::Invalid | Class::Denied => Class::Waiting,
+            passing => passing,
+        };
+        Self {
+            class,
+            reason: Reason::ServerNotReady,
+            message: format!(
+                "EntraPostgresServer {server} is not usable ({}): {}",
+                self.reason, self.message
+            ),
+            // It is the server's identity that this would prove.
+            proof: None,
+            ..self
+        }
+    }
+
     /// The same failure, not to be tried again before `delay`.
     #[must_use]
     pub fn retry_after(self, delay: Duration) -> Self {
@@ -253,6 +318,42 @@ mod tests {
     use strum::IntoEnumIterator as _;
 
     use super::*;
+
+    // Red when: to_principals_of() leaves class, reason or proof as they are, or takes a reason that is
+    // the principal's own.
+    #[test]
+    fn what_keeps_a_servers_session_from_being_made_is_the_servers() {
+        let server = ObjectKey::new("lab", "server");
+        let lost = "service account lab/pg-operator does not exist";
+        for (class, told) in [
+            (Class::Invalid, Class::Waiting),
+            (Class::Denied, Class::Waiting),
+            (Class::Transient, Class::Transient),
+        ] {
+            let failure = Failure::new(class, Reason::ServiceAccountNotFound, lost)
+                .proven_by(SourceVersion::absent())
+                .to_principals_of(&server);
+            let what = (failure.class, failure.reason, &failure.proof);
+            assert_eq!(what, (told, Reason::ServerNotReady, &None));
+            for words in [
+                "EntraPostgresServer lab/server",
+                "(ServiceAccountNotFound)",
+                lost,
+            ] {
+                assert!(failure.message.contains(words), "{failure}");
+            }
+            assert_eq!(failure.clone().to_principals_of(&server), failure);
+        }
+        for reason in [
+            Reason::ServerUnreachable,
+            Reason::ServerReadOnly,
+            Reason::PrincipalNotFound,
+            Reason::NotLeader,
+        ] {
+            let own = Failure::new(Class::Denied, reason, "own");
+            assert_eq!(own.clone().to_principals_of(&server), own);
+        }
+    }
 
     #[test]
     fn every_reason_is_in_the_troubleshooting_guide() {

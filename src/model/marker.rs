@@ -17,6 +17,27 @@ pub const ROLE_OID_PLACEHOLDER: &str = "{roleOid}";
 /// How the comment of a role ends that we closed; it stands in place of the last brace.
 pub const CLOSED: &str = r#","closed":true}"#;
 
+/// The object that a marker speaks of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MadeFor {
+    /// As in the marker.
+    pub cluster: String,
+    /// Namespace and name of the object.
+    pub key: ObjectKey,
+    /// Its uid.
+    pub uid: String,
+}
+
+impl From<&Marker> for MadeFor {
+    fn from(marker: &Marker) -> Self {
+        Self {
+            cluster: marker.cluster.clone(),
+            key: marker.key(),
+            uid: marker.uid.clone(),
+        }
+    }
+}
+
 /// Says for which object of which cluster a role is managed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

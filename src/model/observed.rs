@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use super::secret::SecretFacts;
 use super::tenancy::Allowance;
 use super::{
-    DatabaseCatalog, DatabaseEntry, Failure, Holder, Look, ObjectId, PrivilegeStep, RoleFacts,
-    RoleName, RoleStep, ServerFacts, TargetFacts,
+    DatabaseCatalog, DatabaseEntry, Failure, Holder, Look, ObjectId, ObjectKey, PrivilegeStep,
+    RoleFacts, RoleName, RoleStep, ServerFacts, TargetFacts,
 };
 
 /// Whether the object a marker speaks of still wants the role.
@@ -73,6 +73,9 @@ pub struct Observed {
     pub marker_owner: Option<MarkerOwner>,
     /// Roles by object id; `None`: not known since this operator started.
     pub holders: Option<BTreeMap<ObjectId, Holder>>,
+    /// Of the holders that are other roles: the objects these were made for, and whether they still want
+    /// them.
+    pub made_for: BTreeMap<ObjectId, (ObjectKey, MarkerOwner)>,
     /// The object id of the `ConfigMap` that is declared, or why it has none; `None`: none is declared,
     /// or nobody looked.
     pub source: Option<Result<ObjectId, Failure>>,

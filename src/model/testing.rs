@@ -54,6 +54,7 @@ pub fn observed() -> Observed {
         role: Look::Known(None),
         marker_owner: None,
         holders: Some(BTreeMap::new()),
+        made_for: BTreeMap::new(),
         source: None,
         targets: BTreeMap::new(),
         databases: BTreeMap::new(),

@@ -331,7 +331,7 @@ impl Session {
         };
         match phase {
             Phase::Connected => Ok(()),
-            Phase::Failed(failure) => Err(failure),
+            Phase::Failed(failure) => Err(failure.to_principals_of(self.server())),
             Phase::Connecting => {
                 let server = self.shared.spec.describe();
                 let cause = format!("no connection after {limit:?}");
@@ -352,7 +352,8 @@ impl Session {
         if self.shared.commands.send(command).is_err() {
             return Err(self.ended());
         }
-        answer.await.unwrap_or_else(|_| Err(self.ended()))
+        let answer = answer.await.unwrap_or_else(|_| Err(self.ended()));
+        answer.map_err(|failure| failure.to_principals_of(self.server()))
     }
 
     fn ended(&self) -> Failure {

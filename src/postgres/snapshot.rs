@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::Privilege;
+use crate::model::marker::{MadeFor, Marker};
 use crate::model::quote::quote;
 use crate::model::{
     Attributes, Catalog, Class, DatabaseEntry, EntraLabel, Facts, Failure, Holder, Membership,
@@ -117,6 +118,11 @@ fn add_role(facts: &mut Facts, row: Row<'_>) {
         let holder = Holder {
             role: name.clone(),
             admin: label.admin,
+            made_for: row
+                .get("comment")
+                .and_then(Marker::parse)
+                .as_ref()
+                .map(MadeFor::from),
         };
         let id = label.object_id.clone();
         facts.holders.entry(id).or_default().insert(holder);

@@ -75,6 +75,14 @@ impl SecretMeta {
     }
 }
 
+impl SecretMeta {
+    /// Kind and name of the controller, as people name it.
+    pub fn holder(&self) -> Option<String> {
+        let (kind, name) = self.controller.as_ref()?;
+        Some(format!("{kind} {name}"))
+    }
+}
+
 impl From<&ObjectMeta> for SecretMeta {
     fn from(meta: &ObjectMeta) -> Self {
         let owners = meta.owner_references.as_deref().unwrap_or_default();

@@ -21,7 +21,7 @@ pub use memory::{Memory, Verified};
 use crate::api::{EntraPostgresPrincipal, EntraPostgresServer, PrincipalCounts};
 use crate::cluster::{Held as _, SecretMeta};
 use crate::model::ending::Stake;
-use crate::model::marker::Marker;
+use crate::model::marker::{MadeFor, Marker};
 use crate::model::observed::MarkerOwner;
 use crate::model::{Desired, ObjectKey, RoleName};
 use crate::postgres::Sessions;
@@ -236,6 +236,11 @@ impl Index {
 
     /// Whose role a marker says it is.
     pub fn marker_owner(&self, desired: &Desired, marker: &Marker) -> MarkerOwner {
+        self.owner_of(&desired.uid, &desired.role, &MadeFor::from(marker))
+    }
+
+    /// Whether the object that a role was made for still wants it, as the object with uid `us` sees it.
+    pub fn owner_of(&self, us: &str, role: &RoleName, marker: &MadeFor) -> MarkerOwner {
         if marker.cluster != self.clusters.own {
             return if self.clusters.former.contains(&marker.cluster) {
                 MarkerOwner::FormerCluster
@@ -243,18 +248,18 @@ impl Index {
                 MarkerOwner::OtherCluster
             };
         }
-        if marker.uid == desired.uid {
+        if marker.uid == us {
             return MarkerOwner::Us;
         }
-        if !self.sees(&marker.namespace) {
+        if !self.sees(&marker.key.namespace) {
             return MarkerOwner::Other;
         }
         let state = self.lock();
-        match state.principals.get(&marker.key()) {
+        match state.principals.get(&marker.key) {
             // Through whichever server object: two of them may name one server in two ways.
             Some(other)
                 if other.uid().as_deref() == Some(marker.uid.as_str())
-                    && other.spec.role_name == desired.role.as_str() =>
+                    && other.spec.role_name == role.as_str() =>
             {
                 MarkerOwner::Other
             }

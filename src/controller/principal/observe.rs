@@ -12,7 +12,7 @@ use crate::controller::Context;
 use crate::controller::index::{Memory, Verified, version};
 use crate::model::marker::Marker;
 use crate::model::observed::{Login, Observed, Record};
-use crate::model::report::{self, LOGIN_VERIFIED};
+use crate::model::report::{self, LOGIN_VERIFIED, READY};
 use crate::model::secret::{Connection, Content, Layout, Present, SecretFacts, fingerprint, pem};
 use crate::model::tenancy::{self, Allowance};
 use crate::model::{
@@ -70,9 +70,10 @@ pub(super) async fn observe(
         observed: Observed {
             server_ends: server_ends(&desired.server, ctx),
             identity_allowed: identity_allowed(desired, ctx),
-            role: Look::Unknown(not_connected(&desired.server)),
+            role: Look::Unknown(no_session(&desired.server, ctx)),
             marker_owner: None,
             holders: None,
+            made_for: BTreeMap::new(),
             source: None,
             targets: BTreeMap::new(),
             databases: BTreeMap::new(),
@@ -156,6 +157,12 @@ impl World {
         self.observed.marker_owner =
             marker_of(&view).map(|marker| ctx.index.marker_owner(desired, &marker));
         self.observed.role = Look::Known(view.role);
+        let others = view.holders.iter().filter_map(|(id, holder)| {
+            let made_for = holder.made_for.as_ref()?;
+            let owner = ctx.index.owner_of(&desired.uid, &holder.role, made_for);
+            (holder.role != desired.role).then(|| (id.clone(), (made_for.key.clone(), owner)))
+        });
+        self.observed.made_for = others.collect();
         self.observed.holders = Some(view.holders);
         self.observed.targets = view.targets;
         self.observed.databases = view.databases;
@@ -215,6 +222,7 @@ impl World {
                     uid: meta.uid.clone(),
                     resource_version: meta.resource_version.clone(),
                     controller: meta.controller_uid.clone(),
+                    holder: meta.holder(),
                     namesake: is_namesake(desired, &meta),
                     content,
                 };
@@ -365,13 +373,7 @@ fn login(
 fn server(desired: &Desired, ctx: &Context) -> Result<Arc<DesiredServer>, Failure> {
     match ctx.index.server(&desired.server) {
         Some(Ok(server)) => Ok(server),
-        Some(Err(failure)) => {
-            let message = format!(
-                "EntraPostgresServer {} is not usable ({}): {}",
-                desired.server, failure.reason, failure.message
-            );
-            Err(Failure::new(Class::Denied, Reason::ServerNotReady, message))
-        }
+        Some(Err(failure)) => Err(failure.of_server(&desired.server)),
         None => {
             let message = format!(
                 "EntraPostgresServer {} does not exist, or is in a namespace that the operator does \
@@ -441,6 +443,22 @@ fn never_the_operators(identity: &Identity) -> Result<(), Failure> {
 /// Until somebody looks; what kept us from looking is reported instead.
 fn not_looked_at() -> Failure {
     let message = "the Secret was not looked at";
+    Failure::new(Class::Waiting, Reason::ServerNotReady, message)
+}
+
+/// Why there is no session: what the server object says, if it is refused.
+fn no_session(server: &ObjectKey, ctx: &Context) -> Failure {
+    let object = ctx.index.server_object(server);
+    let status = object.map(|object| ctx.index.server_status(&object).0);
+    let conditions = status.into_iter().flat_map(|status| status.conditions);
+    let mut refused = conditions.filter(|it| it.type_ == READY && it.status == "False");
+    let Some(why) = refused.next() else {
+        return not_connected(server);
+    };
+    let message = format!(
+        "EntraPostgresServer {server} is not usable ({}): {}",
+        why.reason, why.message
+    );
     Failure::new(Class::Waiting, Reason::ServerNotReady, message)
 }
 

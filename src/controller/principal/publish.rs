@@ -221,6 +221,7 @@ impl Target<'_> {
                 uid: read.meta.uid.clone(),
                 resource_version: read.meta.resource_version.clone(),
                 controller: read.meta.controller_uid.clone(),
+                holder: read.meta.holder(),
                 namesake: is_namesake(self.desired, &read.meta),
                 content: Content::Broken,
             };

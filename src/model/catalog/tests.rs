@@ -30,10 +30,7 @@ fn facts(rows: &[(&str, Option<(ObjectId, bool)>)]) -> Facts {
     for (role, row) in rows {
         facts.names.insert(name(role));
         if let Some((id, admin)) = row {
-            let holder = Holder {
-                role: name(role),
-                admin: *admin,
-            };
+            let holder = Holder::new(name(role), *admin);
             facts.holders.entry(id.clone()).or_default().insert(holder);
             facts.roles.insert(name(role), bound(id, *admin));
         }

@@ -37,6 +37,7 @@ impl Existing<'_> {
         let bound = &label.object_id;
         self.same_identity(bound)?;
         self.same_type(label)?;
+        self.not_to_be_made_administrator()?;
         if found.object_id().as_ref() != Some(bound) {
             return Err(self.denied(
                 Reason::ObjectIdMismatch,
@@ -83,6 +84,33 @@ impl Existing<'_> {
         self.adopt(false, marker)
     }
 
+    /// What would make the role this object's, by what it is now.
+    fn how_to_adopt(&self) -> String {
+        let by_name = self.wanted.is_none() && !self.desired.takes_id_from_token();
+        let id = if by_name {
+            " and principal.objectId"
+        } else {
+            ""
+        };
+        let Some(label) = &self.facts.label else {
+            return format!(
+                "to bind it to this identity set adoption: Any{id}: it is not bound to any Entra identity"
+            );
+        };
+        match self.wanted {
+            Some(wanted) if self.same_type(label).is_ok() && *wanted == label.object_id => {
+                "to take it over set adoption: SameIdentity: it is bound to this very identity"
+                    .to_owned()
+            }
+            Some(_) => "to bind it to this identity set adoption: Any: it is bound to another one"
+                .to_owned(),
+            None => format!(
+                "to take it over set adoption: SameIdentity{id} if it is bound to the same identity, and \
+                 adoption: Any{id} if it is not"
+            ),
+        }
+    }
+
     /// A role that was there before: it keeps what it owns and its privileges, none of which we count as
     /// given by us, and can only sign in with Entra any more.
     /// `closed`: we disabled sign-in for a deletion that ended otherwise.
@@ -92,21 +120,22 @@ impl Existing<'_> {
         marker: &dyn Fn(Option<&ObjectId>) -> Marker,
     ) -> Result<Claim, Failure> {
         self.unprotected()?;
+        self.not_to_be_made_administrator()?;
         let label = self.facts.label.as_ref();
         match (self.desired.adoption, label) {
             (Adoption::Refuse, _) => {
-                return Err(self.denied(
-                    Reason::RoleExists,
-                    "it was not made for this object; choose another roleName, or set adoption: \
-                     SameIdentity to take it over if it is bound to the same identity",
-                ));
+                let what = format!(
+                    "it was not made for this object; choose another roleName, or {}",
+                    self.how_to_adopt()
+                );
+                return Err(self.denied(Reason::RoleExists, &what));
             }
             (Adoption::SameIdentity, None) => {
-                return Err(self.denied(
-                    Reason::RoleExists,
-                    "it is not bound to any Entra identity, so adoption: SameIdentity does not take it \
-                     (adoption: Any does)",
-                ));
+                let what = format!(
+                    "adoption: SameIdentity does not take it; {}",
+                    self.how_to_adopt()
+                );
+                return Err(self.denied(Reason::RoleExists, &what));
             }
             (Adoption::SameIdentity, Some(_)) | (Adoption::Any, _) => {}
         }

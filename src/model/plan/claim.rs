@@ -6,8 +6,8 @@ use crate::model::desired::RESTORE;
 use crate::model::marker::Marker;
 use crate::model::observed::{MarkerOwner, Observed};
 use crate::model::{
-    Asked, Class, Desired, EntraLabel, Failure, ObjectId, Reason, RoleFacts, RoleName, RoleStep,
-    entra_type, rights,
+    Asked, Class, Desired, EntraLabel, Failure, ObjectId, ObjectKey, Reason, RoleFacts, RoleName,
+    RoleStep, entra_type, rights, rights::ident,
 };
 
 /// Whether a role that is there is this object's.
@@ -80,11 +80,34 @@ pub(super) fn not_in_use(
         "already on"
     };
     let message = format!(
-        "object id {id} is {what} role {:?}: an identity has one role on a server; remove that role, \
-         or declare another principal",
-        holder.role.as_str()
+        "object id {id} is {what} role {role:?}: an identity has one role on a server; {}, or declare \
+         another principal",
+        how_to_free(&holder.role, observed.made_for.get(id)),
+        role = holder.role.as_str()
     );
     Err(Failure::new(Class::Denied, Reason::IdentityInUse, message))
+}
+
+/// How an identity comes free whose role was made for that object.
+fn how_to_free(role: &RoleName, made_for: Option<&(ObjectKey, MarkerOwner)>) -> String {
+    let Some((object, owner)) = made_for else {
+        return "remove that role".to_owned();
+    };
+    match owner {
+        MarkerOwner::Us | MarkerOwner::Other => format!(
+            "it is that of EntraPostgresPrincipal {object}: declare there what the identity shall have, or \
+             delete that object with deletionPolicy: Drop"
+        ),
+        MarkerOwner::Gone | MarkerOwner::FormerCluster => format!(
+            "it was made for EntraPostgresPrincipal {object}, which is gone: make that object again with this \
+             roleName and deletionPolicy: Drop and delete it, or as a database administrator DROP ROLE {}",
+            ident(role.as_str())
+        ),
+        MarkerOwner::OtherCluster => format!(
+            "it is that of EntraPostgresPrincipal {object} of another cluster: delete that object there with \
+             deletionPolicy: Drop"
+        ),
+    }
 }
 
 /// Whether all administrative rights of a role are such as its object asked for.
@@ -107,6 +130,22 @@ pub fn shut_by_others(desired: &Desired, facts: &RoleFacts, marker: &Marker) -> 
 /// Whether annotation `entrapostgres.io/restore` has a value that was not obeyed yet.
 pub fn restores(desired: &Desired, marker: &Marker) -> bool {
     desired.restore.is_some() && desired.restore != marker.restored
+}
+
+/// The administrative rights of a role, in words.
+fn administrative(facts: &RoleFacts) -> String {
+    let privileged = facts
+        .privileged
+        .then(|| "SUPERUSER, REPLICATION or BYPASSRLS".to_owned());
+    let creator = (facts.attributes.create_role).then(|| "CREATEROLE".to_owned());
+    let joined = facts.administrative.iter();
+    let joined = joined.map(|role| format!("membership in {:?}", role.as_str()));
+    let all: Vec<String> = privileged
+        .into_iter()
+        .chain(creator)
+        .chain(joined)
+        .collect();
+    all.join("; ")
 }
 
 /// What an object asks for that may be administrative.
@@ -309,11 +348,32 @@ impl Existing<'_> {
     /// administrators never.
     pub(super) fn unprotected(&self) -> Result<(), Failure> {
         let administrator = self.facts.label.as_ref().is_some_and(|label| label.admin);
-        if administrator || (self.facts.is_administrative() && !self.literal) {
+        if administrator {
+            let what =
+                "it is an Entra administrator and is never taken over; choose another roleName";
+            return Err(self.denied(Reason::RoleProtected, what));
+        }
+        if self.facts.is_administrative() && !self.literal {
+            let what = format!(
+                "it has administrative rights ({}), so it is taken over only if tenants.roleNames of the \
+                 server names it literally; ask the server's owner for that, have the rights taken away, or \
+                 choose another roleName",
+                administrative(self.facts)
+            );
+            return Err(self.denied(Reason::RoleProtected, &what));
+        }
+        Ok(())
+    }
+
+    /// Only who is made an administrator gets an administrator's rights from Azure; the label alone gives
+    /// none of them.
+    pub(super) fn not_to_be_made_administrator(&self) -> Result<(), Failure> {
+        let is_one = self.facts.label.as_ref().is_some_and(|label| label.admin);
+        if self.desired.admin && !is_one {
             return Err(self.denied(
-                Reason::RoleProtected,
-                "it is an administrator or has administrative rights and is never taken over; choose \
-                 another roleName",
+                Reason::RoleExists,
+                "an existing role is not made an administrator (principal.admin): drop it, or choose another \
+                 roleName",
             ));
         }
         Ok(())

@@ -136,6 +136,7 @@ fn secret(content: Content) -> Look<SecretFacts> {
         uid: "secret".to_owned(),
         resource_version: "1".to_owned(),
         controller: Some("uid-1".to_owned()),
+        holder: Some("EntraPostgresPrincipal api".to_owned()),
         namesake: true,
         content,
     }))

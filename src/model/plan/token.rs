@@ -131,14 +131,22 @@ pub fn not_ours(desired: &Desired, name: &str, facts: &SecretFacts) -> Failure {
         );
         return Failure::new(Class::Waiting, Reason::SecretNotOurs, message);
     }
-    let owner = facts.controller.as_deref().map_or_else(
-        || "nobody's; delete it".to_owned(),
-        |uid| format!("controlled by the object with uid {uid}"),
+    secret_not_ours(&desired.key.namespace, name, facts.holder.as_deref())
+}
+
+/// A Secret that this object did not make, and the kind and name of its controller. One without may be
+/// anybody's: nobody is told to delete it unseen.
+pub fn secret_not_ours(namespace: &str, name: &str, holder: Option<&str>) -> Failure {
+    let why = holder.map_or_else(
+        || {
+            "it has no owner reference that is ours: choose another token.secret.name, or delete it if \
+             nobody needs it"
+                .to_owned()
+        },
+        |holder| format!("it belongs to {holder}: choose another token.secret.name"),
     );
     let message = format!(
-        "Secret {}/{name} exists and was not made for this object (it is {owner}): it is not touched; \
-         choose another token.secret.name",
-        desired.key.namespace
+        "Secret {namespace}/{name} exists and was not made for this object, and is not touched; {why}"
     );
     Failure::new(Class::Denied, Reason::SecretNotOurs, message)
 }

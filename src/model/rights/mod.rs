@@ -19,6 +19,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+pub(super) use messages::ident;
+
 use super::observed::Observed;
 use super::{Asked, Desired, Failure, Interest, PrivilegeStep, RoleFacts, RoleStep};
 

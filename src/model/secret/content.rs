@@ -159,6 +159,8 @@ pub struct SecretFacts {
     pub resource_version: String,
     /// Uid of its controller.
     pub controller: Option<String>,
+    /// Kind and name of its controller, for people.
+    pub holder: Option<String>,
     /// The controller has our object's kind and name. If it is not our object, it is one that was
     /// deleted before ours was made, and Kubernetes is about to collect the Secret.
     pub namesake: bool,

@@ -136,6 +136,20 @@ async fn a_server_that_failed_is_tried_at_once_when_somebody_asks() -> Result<()
     world
         .not_ready("server", "server", "AdministratorRefused")
         .await?;
+    // Nothing of a principal is wrong: it waits, and says for whom.
+    let waits = world.principal("waits", "waits", bound("ServicePrincipal", IMPORTER_ID));
+    world.apply(&waits).await?;
+    let object = world
+        .wait("principal", "waits", "waiting for the server", |object| {
+            condition(object, "Ready").reason == "ServerNotReady"
+        })
+        .await?;
+    let ready = condition(&object, "Ready");
+    let server = format!("EntraPostgresServer {}/server", world.names.platform);
+    assert!(ready.is("Unknown"), "{ready:?}");
+    for words in [server.as_str(), "AdministratorRefused"] {
+        assert!(ready.message.contains(words), "{words}: {ready:?}");
+    }
     world.sql("ALTER ROLE \"pg-operators\" LOGIN").await?;
     let since = Instant::now();
     annotate(&world, "server", "server", "reconcile", "now").await?;

@@ -84,16 +84,47 @@ fn an_application_with_a_token_is_never_looked_up_by_name() {
 #[test]
 fn an_identity_has_one_role_on_a_server() {
     for admin in [true, false] {
-        let holder = Holder {
-            role: RoleName::parse("elsewhere").expect("a name"),
-            admin,
-        };
+        let holder = Holder::new(name("elsewhere"), admin);
         let holders = Some(BTreeMap::from([(id(OURS), holder)]));
         let taken = Observed {
             holders,
             ..observed()
         };
         assert_eq!(role(&desired(), &taken), Err(Reason::IdentityInUse));
+    }
+}
+
+// Red when: how_to_free() does not say what would help, or not_in_use() asks it about nobody.
+#[test]
+fn an_identity_in_use_comes_with_how_it_is_freed() {
+    let owner = ObjectKey::new("orders", "reports");
+    for (made_for, words) in [
+        (None, "; remove that role, or declare"),
+        (
+            Some(MarkerOwner::Other),
+            "that of EntraPostgresPrincipal orders/reports: declare there",
+        ),
+        (
+            Some(MarkerOwner::Gone),
+            "reports, which is gone: make that object again with this roleName and deletionPolicy: Drop and \
+             delete it, or as a database administrator DROP ROLE \"else\"\"where\",",
+        ),
+        (
+            Some(MarkerOwner::OtherCluster),
+            "reports of another cluster",
+        ),
+    ] {
+        let holder = Holder::new(name("else\"where"), false);
+        let made_for = made_for.map(|owner_is| (id(OURS), (owner.clone(), owner_is)));
+        let taken = Observed {
+            holders: Some(BTreeMap::from([(id(OURS), holder)])),
+            made_for: made_for.into_iter().collect(),
+            ..observed()
+        };
+        let refused = plan(&desired(), &taken, noon(), CLUSTER).role;
+        let said = refused.expect_err("in use").message;
+        assert!(said.contains(words), "{words}: {said}");
+        assert!(said.ends_with("or declare another principal"), "{said}");
     }
 }
 

@@ -232,6 +232,37 @@ fn a_secret_of_somebody_else_or_of_unknown_state_is_not_written() {
     assert_eq!(token(Look::Unknown(cause)).0, Err(Reason::ApiError));
 }
 
+// Red when: secret_not_ours() tells to delete what has no owner, or names no kind.
+#[test]
+fn a_secret_of_somebody_else_is_named_with_whom_it_belongs_to() {
+    for (holder, words) in [
+        (
+            None,
+            "no owner reference that is ours: choose another token.secret.name, or delete it if nobody needs it",
+        ),
+        (
+            Some("Deployment web"),
+            "it belongs to Deployment web: choose another token.secret.name",
+        ),
+    ] {
+        let mut foreign = secret(Content::Broken);
+        if let Look::Known(Some(facts)) = &mut foreign {
+            facts.controller = holder.map(|_| "another uid".to_owned());
+            facts.holder = holder.map(str::to_owned);
+            facts.namesake = false;
+        }
+        let Look::Known(Some(facts)) = foreign else {
+            panic!("it is known");
+        };
+        let said = not_ours(&desired(), "api", &facts).message;
+        assert!(
+            said.starts_with("Secret orders/api exists") && said.contains(words),
+            "{said}"
+        );
+        assert_eq!(said.contains("delete"), holder.is_none(), "{said}");
+    }
+}
+
 #[test]
 fn a_database_outage_does_not_stop_a_renewal() {
     let cause = Failure::new(Class::Transient, Reason::ServerUnreachable, "");
@@ -286,10 +317,7 @@ fn only_the_principals_own_token_is_published() {
     let nobody = BTreeMap::new();
     let administrators = BTreeMap::from([(
         id(OTHER),
-        Holder {
-            role: RoleName::parse("pg-operators").expect("a name"),
-            admin: true,
-        },
+        Holder::new(RoleName::parse("pg-operators").expect("a name"), true),
     )]);
     let (ours, other) = (id(OURS), id(OTHER));
     let group = Desired {

@@ -96,6 +96,143 @@ fn a_role_is_never_adopted_for_an_identity_that_nobody_knows() {
     assert!(is_adopted(&steps, OTHER), "{steps:?}");
 }
 
+fn refusal(desired: &Desired, observed: &Observed) -> Failure {
+    let refused = plan(desired, observed, noon(), CLUSTER).role;
+    refused.expect_err("refused")
+}
+
+// Red when: take_over() or adopt() does not ask not_to_be_made_administrator(), or that does not look at
+// the label.
+#[test]
+fn an_existing_role_is_not_made_an_administrator() {
+    let boss = |desired: Desired| Desired {
+        admin: true,
+        ..desired
+    };
+    let gone = || there(facts(), Some(MarkerOwner::Gone));
+    for (desired, found) in [
+        (any(), unmarked(plain())),
+        (any(), unmarked(facts())),
+        (desired(), unmarked(facts())),
+        (desired(), gone()),
+        (any(), gone()),
+    ] {
+        let failure = refusal(&boss(desired), &found);
+        assert_eq!(failure.reason, Reason::RoleExists);
+        assert!(
+            failure.message.contains("not made an administrator"),
+            "{failure}"
+        );
+    }
+    // One that is an administrator already is taken over, and drift of our own is put back.
+    let administrator = RoleFacts {
+        label: Some(EntraLabel {
+            admin: true,
+            ..label(OURS)
+        }),
+        ..facts()
+    };
+    let left = there(administrator, Some(MarkerOwner::Gone));
+    assert!(role(&boss(desired()), &left).is_ok());
+    let drifted = steps(&boss(desired()), &there(facts(), Some(MarkerOwner::Us)));
+    assert!(
+        matches!(&drifted[..], [RoleStep::Label { admin: true, .. }]),
+        "{drifted:?}"
+    );
+}
+
+// Red when: how_to_adopt() advises by anything but what the role is now.
+#[test]
+fn the_advice_how_to_adopt_is_what_would_do() {
+    let by_name = |desired: Desired| Desired {
+        object_id: None,
+        kind: PrincipalType::Group,
+        ..desired
+    };
+    let by_token = with_token(Desired {
+        object_id: None,
+        ..desired()
+    });
+    let bound = |to: &str| {
+        unmarked(RoleFacts {
+            label: Some(label(to)),
+            ..facts()
+        })
+    };
+    let same = Desired {
+        adoption: Adoption::SameIdentity,
+        ..desired()
+    };
+    for (desired, found, advice) in [
+        (desired(), bound(OURS), "set adoption: SameIdentity: it is"),
+        (
+            desired(),
+            bound(OTHER),
+            "set adoption: Any: it is bound to another",
+        ),
+        (
+            desired(),
+            unmarked(plain()),
+            "set adoption: Any: it is not bound",
+        ),
+        (
+            same.clone(),
+            unmarked(plain()),
+            "set adoption: Any: it is not bound",
+        ),
+        (
+            by_name(same),
+            unmarked(plain()),
+            "set adoption: Any and principal.objectId: it is not bound",
+        ),
+        (
+            by_name(desired()),
+            bound(OURS),
+            "set adoption: SameIdentity and principal.objectId if it is",
+        ),
+        (
+            by_token.clone(),
+            bound(OURS),
+            "set adoption: SameIdentity if it is",
+        ),
+        (
+            by_token,
+            unmarked(plain()),
+            "set adoption: Any: it is not bound",
+        ),
+    ] {
+        let failure = refusal(&desired, &found);
+        assert_eq!(failure.reason, Reason::RoleExists);
+        assert!(failure.message.contains(advice), "{advice}: {failure}");
+    }
+}
+
+// Red when: administrative() leaves out a right, or unprotected() says never of what may be.
+#[test]
+fn a_role_with_administrative_rights_is_refused_with_these_and_what_would_help() {
+    let name = |name: &str| RoleName::parse(name).expect("a name");
+    let facts = RoleFacts {
+        privileged: true,
+        attributes: Attributes {
+            create_role: true,
+            ..Attributes::default()
+        },
+        administrative: BTreeSet::from([name("between")]),
+        ..plain()
+    };
+    let said = refusal(&any(), &unmarked(facts)).message;
+    for words in [
+        "REPLICATION",
+        "CREATEROLE",
+        "\"between\"",
+        "tenants.roleNames",
+        "literally",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains("never"), "{said}");
+}
+
 // Red when: adopt() does not ask unprotected().
 #[test]
 fn adoption_of_any_role_stops_at_administrative_rights() {
