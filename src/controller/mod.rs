@@ -22,7 +22,7 @@ use crate::cluster::{Cluster, EventRecorder};
 use crate::model::report::{
     CONNECTED, LOGIN_VERIFIED, READY, RECONCILING, ROLE_SYNCED, STALLED, TOKEN_ISSUED,
 };
-use crate::model::{Class, Failure, ObjectKey};
+use crate::model::{Class, Failure, ObjectKey, Reason};
 use crate::ports::{Clock, TokenSource};
 use crate::postgres::Sessions;
 use crate::settings::Settings;
@@ -58,6 +58,7 @@ pub struct Reporter {
 impl Reporter {
     /// Sets the metrics of an object's conditions; those it has not are taken away.
     fn tell(&self, kind: ObjectKind, key: &ObjectKey, conditions: &[Condition]) {
+        self.metrics.paused(kind, key, is_paused(conditions));
         for type_ in [
             READY,
             ROLE_SYNCED,
@@ -80,6 +81,15 @@ impl Reporter {
             }
         }
     }
+}
+
+/// Whether an object is not ready because somebody wants it so: suspended, or in mode Plan.
+fn is_paused(conditions: &[Condition]) -> bool {
+    let mut ready = conditions
+        .iter()
+        .filter(|condition| condition.type_ == READY);
+    let wanted = [Reason::Suspended, Reason::PlanOnly].map(|reason| reason.to_string());
+    ready.any(|ready| wanted.contains(&ready.reason))
 }
 
 /// How a pass counts in the metrics.
@@ -115,7 +125,32 @@ async fn guarded(key: &ObjectKey, work: impl Future<Output = Action>) -> Action 
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
     use super::*;
+
+    // Red when: the reason of another condition counts, or Ready's does not.
+    #[test]
+    fn only_what_is_suspended_or_planned_is_paused() {
+        let condition = |type_: &str, reason: &str| Condition {
+            type_: type_.to_owned(),
+            status: "False".to_owned(),
+            reason: reason.to_owned(),
+            message: String::new(),
+            observed_generation: None,
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        };
+        for (type_, reason, paused) in [
+            (READY, "Suspended", true),
+            (READY, "PlanOnly", true),
+            (READY, "ServerUnreachable", false),
+            (STALLED, "Suspended", false),
+        ] {
+            assert_eq!(is_paused(&[condition(type_, reason)]), paused, "{reason}");
+        }
+        assert!(!is_paused(&[]));
+    }
 
     #[tokio::test]
     async fn a_panic_in_one_reconcile_is_a_later_try_of_that_object_only() {

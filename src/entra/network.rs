@@ -52,6 +52,14 @@ impl Network {
         }
     }
 
+    /// What is wrong with a cloud's file of certificates, if anything is; to be told at the start.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn check_ca_file(path: &Path) -> Result<(), String> {
+        read(path).map(|_| ())
+    }
+
     /// A client for an authority. With certificates of its own only those and the bundle are
     /// trusted; without, the platform's and the bundle.
     pub(super) fn apply(

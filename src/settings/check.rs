@@ -3,7 +3,8 @@
 use reqwest::Url;
 
 use super::{ConfigFile, ManagedIdentityRule};
-use crate::model::Cloud;
+use crate::entra::Network;
+use crate::model::{Cloud, ObjectId};
 
 /// All problems; empty when the file is good by itself.
 pub(super) fn problems(file: &ConfigFile) -> Vec<String> {
@@ -52,6 +53,15 @@ fn check_rule(index: usize, rule: &ManagedIdentityRule, found: &mut Vec<String>)
             "managedIdentities[{index}]: name at least one namespace"
         ));
     }
+    for (field, ids) in [("clientIds", client_ids), ("objectIds", object_ids)] {
+        // Azure writes them so; another spelling would fit no object.
+        for id in ids.iter().filter(|id| ObjectId::parse(id).is_none()) {
+            found.push(format!(
+                "managedIdentities[{index}].{field}: {id:?} is no GUID, as in \
+                 00000000-0000-0000-0000-000000000000"
+            ));
+        }
+    }
     let none = client_ids.is_empty() && object_ids.is_empty() && resource_ids.is_empty();
     if none && !system_assigned {
         found.push(format!(
@@ -68,7 +78,7 @@ fn check_cloud(cloud: &Cloud, found: &mut Vec<String>) {
         scope,
         federated_audience,
         server_suffixes,
-        ca_file: _,
+        ca_file,
         imds_endpoint,
     } = cloud;
     let mut problem = |text: String| found.push(format!("cloud {name:?}: {text}"));
@@ -86,6 +96,11 @@ fn check_cloud(cloud: &Cloud, found: &mut Vec<String>) {
     }
     if federated_audience.is_empty() {
         problem("federatedAudience must not be empty".to_owned());
+    }
+    if let Some(Err(text)) = ca_file.as_deref().map(Network::check_ca_file) {
+        problem(format!(
+            "caFile {text}: name a PEM file with certificates, and mount it"
+        ));
     }
     if let Some(endpoint) = imds_endpoint
         && !is_base_url(endpoint, "http")

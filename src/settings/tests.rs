@@ -24,7 +24,11 @@ fn environment() -> Environment {
 }
 
 fn resolve(yaml: &str) -> Result<Settings, String> {
-    let file = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
+    let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), ca.cert.pem()).expect("written");
+    let yaml = yaml.replace("CA_FILE", &file.path().to_string_lossy());
+    let file = serde_yaml::from_str(&yaml).map_err(|error| error.to_string())?;
     Settings::resolve(file, environment(), options()).map_err(|failure| failure.message)
 }
 
@@ -35,7 +39,7 @@ clouds:
   scope: https://ossrdbms-aad.database.windows.net/.default
   federatedAudience: api://AzureADTokenExchange
   serverSuffixes: [localhost]
-  caFile: /tmp/ca.pem
+  caFile: CA_FILE
   imdsEndpoint: http://127.0.0.1:4000
 ";
 
@@ -62,7 +66,7 @@ clusterId: prod-1
 formerClusterIds: [prod-0]
 operatorIdentityNamespaces: []
 reservedPrefixes: [argoproj.io]
-managedIdentities: [{{namespaces: [a], clientIds: [X]}}]
+managedIdentities: [{{namespaces: [a], clientIds: [aaaaaaaa-0000-4000-8000-000000000001]}}]
 serverSuffixes: {{Public: [privatelink.example.com], Lab: [lab.test]}}
 "
     ))
@@ -100,6 +104,19 @@ fn each_mistake_is_named() {
         (
             "managedIdentities: [{namespaces: [a]}]".to_owned(),
             "list ids under",
+        ),
+        // Red when: `check_rule` does not look at the ids, or `check_cloud` not at the file.
+        (
+            "managedIdentities: [{namespaces: [a], clientIds: [my-identity]}]".to_owned(),
+            "managedIdentities[0].clientIds: \"my-identity\" is no GUID",
+        ),
+        (
+            "managedIdentities: [{namespaces: [a], objectIds: ['']}]".to_owned(),
+            "managedIdentities[0].objectIds: \"\" is no GUID",
+        ),
+        (
+            lab("CA_FILE", "/nonexistent/ca.pem"),
+            "cloud \"Lab\": caFile /nonexistent/ca.pem: ",
         ),
         (
             "managedIdentities: [{namespace: [a]}]".to_owned(),
@@ -208,7 +225,7 @@ fn the_operators_identity_is_for_listed_namespaces_only() {
 fn a_nodes_identity_is_for_namespaces_that_list_its_id() {
     let settings = resolve(
         "managedIdentities:
-- {namespaces: [orders], clientIds: [AAA]}
+- {namespaces: [orders], clientIds: [AAAAAAAA-0000-4000-8000-000000000001]}
 - {namespaces: [orders, shop], resourceIds: [/subscriptions/S/x]}
 - {namespaces: [node], systemAssigned: true}",
     )
@@ -221,17 +238,21 @@ fn a_nodes_identity_is_for_namespaces_that_list_its_id() {
         }),
         ..Identity::default()
     };
+    let (aaa, bbb) = (
+        "aaaaaaaa-0000-4000-8000-000000000001",
+        "aaaaaaaa-0000-4000-8000-000000000002",
+    );
     for (namespace, identity, allowed) in [
-        ("orders", id(Some("aaa"), None, None), true),
-        ("shop", id(Some("aaa"), None, None), false),
+        ("orders", id(Some(aaa), None, None), true),
+        ("shop", id(Some(aaa), None, None), false),
         ("shop", id(None, None, Some("/SUBSCRIPTIONS/s/X")), true),
-        ("orders", id(None, Some("aaa"), None), false),
-        ("orders", id(Some("bbb"), None, None), false),
-        ("other", id(Some("aaa"), None, None), false),
+        ("orders", id(None, Some(aaa), None), false),
+        ("orders", id(Some(bbb), None, None), false),
+        ("other", id(Some(aaa), None, None), false),
         ("orders", id(None, None, None), false),
         ("node", id(None, None, None), true),
-        ("node", id(Some("aaa"), None, None), false),
-        ("orders", id(Some("aaa"), None, Some("/other")), false),
+        ("node", id(Some(aaa), None, None), false),
+        ("orders", id(Some(aaa), None, Some("/other")), false),
     ] {
         let outcome = settings.identity_allowed(namespace, &identity);
         assert_eq!(outcome.is_ok(), allowed, "{namespace} {identity:?}");

@@ -12,6 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::labels::{ConditionStatus, ObjectKind, ReconcileResult};
@@ -39,6 +40,23 @@ struct ConditionLabels {
     name: String,
     condition: &'static str,
     status: ConditionStatus,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PausedLabels {
+    kind: ObjectKind,
+    namespace: String,
+    name: String,
+}
+
+impl PausedLabels {
+    fn new(kind: ObjectKind, key: &ObjectKey) -> Self {
+        Self {
+            kind,
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -82,6 +100,7 @@ struct Series {
     token_expiration: Family<ObjectLabels, Gauge>,
     token_renewal: Family<ObjectLabels, Gauge>,
     condition: Family<ConditionLabels, Gauge>,
+    paused: Family<PausedLabels, Gauge>,
     conditions_told: Mutex<HashMap<(ObjectKind, ObjectKey), BTreeSet<&'static str>>>,
     server_snapshot: Family<ObjectLabels, Gauge>,
     server_snapshot_failures: Family<ObjectLabels, Counter>,
@@ -113,6 +132,7 @@ impl Metrics {
             token_expiration: Family::default(),
             token_renewal: Family::default(),
             condition: Family::default(),
+            paused: Family::default(),
             conditions_told: Mutex::default(),
             server_snapshot: Family::default(),
             server_snapshot_failures: Family::default(),
@@ -163,6 +183,17 @@ impl Metrics {
             self.0
                 .condition
                 .remove(&condition_labels(kind, key, condition, each));
+        }
+    }
+
+    /// Whether somebody wants nothing to be done about an object, so that it is not ready on purpose.
+    /// Only such objects have a series: alerts exclude them by it.
+    pub fn paused(&self, kind: ObjectKind, key: &ObjectKey, is_paused: bool) {
+        let labels = PausedLabels::new(kind, key);
+        if is_paused {
+            self.0.paused.get_or_create(&labels).set(1);
+        } else {
+            self.0.paused.remove(&labels);
         }
     }
 
@@ -240,6 +271,7 @@ impl Metrics {
         for condition in told.unwrap_or_default() {
             self.forget_condition(kind, key, condition);
         }
+        self.paused(kind, key, false);
         match kind {
             ObjectKind::Principal => self.forget_token(key),
             ObjectKind::Server => {
@@ -298,6 +330,11 @@ impl Series {
         }
         let help = "1 for the present status of the condition, 0 for the others";
         r.register("condition", help, self.condition.clone());
+        let help = "1 for an object that is suspended or in mode Plan: not ready on purpose";
+        r.register("paused", help, self.paused.clone());
+        let help = "The operator's version";
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("build", help, version);
         let help = "Snapshots that failed, of the server's roles or inside a database";
         let failures = self.server_snapshot_failures.clone();
         r.register("server_snapshot_failures", help, failures);

@@ -20,7 +20,6 @@ pub(crate) const ALL: &[&str] = &[
     "watchNamespaces={platform,orders}",
     "networkPolicy.enabled=true",
     "metrics.serviceMonitor.enabled=true",
-    "metrics.podMonitor.enabled=true",
     "workloadIdentity.enabled=true",
     "workloadIdentity.clientId=c11e4700-0000-4000-8000-000000000001",
     "config.clusterId=prod",
@@ -238,12 +237,112 @@ fn wrong_values_are_refused_by_name() {
             &["workloadIdentity.enabled=true"],
             "workloadIdentity.clientId is needed",
         ),
+        // Red when: `epo.check`, `epo.podlabels` or the schema lets one of these through.
+        (&["workloadIdentity.clientId=c"], "have no effect"),
+        (
+            &[
+                "workloadIdentity.enabled=true",
+                "workloadIdentity.clientId=c",
+                "serviceAccount.create=false",
+                "serviceAccount.name=mine",
+            ],
+            "annotate mine yourself",
+        ),
+        (&["proxy.noProxy=a.example"], "no effect without"),
+        (
+            &["proxy.httpsProxy=http://p:1", "proxy.existingSecret=p"],
+            "has both variables",
+        ),
+        (
+            &["proxy.noProxy=a.example", "proxy.existingSecret=p"],
+            "has both variables",
+        ),
+        (
+            &[
+                "metrics.serviceMonitor.enabled=true",
+                "metrics.podMonitor.enabled=true",
+            ],
+            "enable one of the two",
+        ),
+        (
+            &["podLabels.app\\.kubernetes\\.io/name=mine"],
+            "the chart sets app.kubernetes.io/name itself",
+        ),
+        (&["nameOverride=My_Name"], "nameOverride"),
+        (&["fullnameOverride=1st"], "fullnameOverride"),
+        (
+            &["config.serverSuffixes.Publik[0]=a.example"],
+            "there is no cloud Publik",
+        ),
+        (
+            &["config.managedIdentities[0].namespaces={a}"],
+            "managedIdentities",
+        ),
+        (
+            &[
+                "config.managedIdentities[0].namespaces={a}",
+                "config.managedIdentities[0].clientIds={my-identity}",
+            ],
+            "clientIds",
+        ),
+        (
+            &[
+                "config.clouds[0].name=Public",
+                "config.clouds[0].authority=https://login.stack.example",
+                "config.clouds[0].scope=https://pg.stack.example/.default",
+                "config.clouds[0].federatedAudience=api://Stack",
+                "config.clouds[0].serverSuffixes[0]=pg.stack.example",
+            ],
+            "name",
+        ),
+        (
+            &[
+                "config.clouds[0].name=Stack",
+                "config.clouds[0].authority=https://login.stack.example/adfs",
+            ],
+            "authority",
+        ),
+        (&["podDisruptionBudget.maxUnavailable=-1"], "maxUnavailable"),
+        (
+            &["podDisruptionBudget.maxUnavailable=half"],
+            "maxUnavailable",
+        ),
+        (&["resources.limit.memory=1Gi"], "limit"),
+        (&["extraEnv[0].value=x"], "name"),
+        (&["extraEnv[0].name=X", "extraEnv[0].valu=x"], "valu"),
     ] {
         let output = helm(values);
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{values:?}");
         assert!(told.contains(complaint), "{values:?}: {told}");
     }
+}
+
+/// Whether Kubernetes takes it for the name of a Service.
+fn is_service_name(name: &str) -> bool {
+    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    name.len() <= 63
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(known)
+        && !name.ends_with('-')
+}
+
+// Red when: the suffix is put on a name that was cut already.
+#[test]
+fn names_stay_short_enough_and_further_labels_reach_the_pod() {
+    let long = format!("fullnameOverride={}", "long-".repeat(12) + "end");
+    let dashed = format!("fullnameOverride={}-{}", "n".repeat(54), "n".repeat(8));
+    let long_name = format!("nameOverride={}", "n".repeat(63));
+    for values in [&[long.as_str()][..], &[&dashed], &[&long_name], &[]] {
+        let objects = render(values);
+        let name = find(&objects, "Service")[0].name_any();
+        assert!(is_service_name(&name), "{values:?}: {name}");
+        assert!(name.ends_with("-metrics") && !name.contains("--"), "{name}");
+    }
+    let objects = render(&["podLabels.team=db"]);
+    let labels = &find(&objects, "Deployment")[0].data["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(labels["team"], "db");
+    assert_eq!(labels["app.kubernetes.io/name"], NAME);
 }
 
 fn files(folder: &Path) -> BTreeMap<String, String> {

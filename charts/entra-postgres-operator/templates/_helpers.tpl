@@ -13,6 +13,11 @@
 {{- end -}}
 {{- end }}
 
+{{/* A Service's name has no dots and at most 63 characters, whatever the release is called. */}}
+{{- define "epo.metricsname" -}}
+{{ include "epo.fullname" . | replace "." "-" | trunc 55 | trimSuffix "-" }}-metrics
+{{- end }}
+
 {{/* Names of objects without a namespace: two releases may have the same name in two namespaces. */}}
 {{- define "epo.clustername" -}}
 {{- $name := include "epo.fullname" . -}}
@@ -34,6 +39,58 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: {{ .Chart.Name }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Labels of the pod: the chart's own, which selectors stand on, and further ones. */}}
+{{- define "epo.podlabels" -}}
+{{- $own := include "epo.labels" . | fromYaml -}}
+{{- if .Values.workloadIdentity.enabled -}}
+{{- $_ := set $own "azure.workload.identity/use" "true" -}}
+{{- end -}}
+{{- range $key, $value := .Values.podLabels -}}
+{{- if hasKey $own $key -}}
+{{- fail (printf "podLabels: the chart sets %s itself: leave it out" $key) -}}
+{{- end -}}
+{{- $_ := set $own $key $value -}}
+{{- end -}}
+{{ toYaml $own }}
+{{- end }}
+
+{{/* Values that would be ignored without a word. */}}
+{{- define "epo.check" -}}
+{{- with .Values -}}
+{{- if and (gt (int .replicas) 1) (not .leaderElection) -}}
+{{- fail "replicas is more than 1: leaderElection must be true" -}}
+{{- end -}}
+{{- with .workloadIdentity -}}
+{{- if and (or .clientId .tenantId) (not .enabled) -}}
+{{- fail "workloadIdentity.clientId and tenantId have no effect: set workloadIdentity.enabled to true, or leave them out" -}}
+{{- end -}}
+{{- if and .enabled (or .clientId .tenantId) (not $.Values.serviceAccount.create) -}}
+{{- fail (printf "workloadIdentity.clientId and tenantId are annotations of the service account, which the chart does not make (serviceAccount.create is false): annotate %s yourself, and leave them out" $.Values.serviceAccount.name) -}}
+{{- end -}}
+{{- end -}}
+{{- with .proxy -}}
+{{- if and .existingSecret (or .httpsProxy .noProxy) -}}
+{{- fail "proxy.existingSecret has both variables: leave proxy.httpsProxy and proxy.noProxy out, or existingSecret" -}}
+{{- end -}}
+{{- if and .noProxy (not .existingSecret) (not .httpsProxy) -}}
+{{- fail "proxy.noProxy has no effect without proxy.httpsProxy: set it, or leave noProxy out" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .metrics.serviceMonitor.enabled .metrics.podMonitor.enabled -}}
+{{- fail "metrics.serviceMonitor and metrics.podMonitor would scrape everything twice: enable one of the two" -}}
+{{- end -}}
+{{- $clouds := list "Public" "USGovernment" "China" -}}
+{{- range .config.clouds -}}
+{{- $clouds = append $clouds .name -}}
+{{- end -}}
+{{- range $name, $_ := .config.serverSuffixes -}}
+{{- if not (has $name $clouds) -}}
+{{- fail (printf "config.serverSuffixes: there is no cloud %s: use one of %s, or define it in config.clouds" $name (join ", " $clouds)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{- define "epo.account" -}}

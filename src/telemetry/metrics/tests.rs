@@ -7,6 +7,7 @@ fn told() -> (Metrics, ObjectKey) {
     let at = |second| Timestamp::from_second(second).expect("in range");
     metrics.token(&key, at(2000), at(1000));
     metrics.condition(ObjectKind::Principal, &key, "Ready", ConditionStatus::False);
+    metrics.paused(ObjectKind::Principal, &key, true);
     let counts = ServerCounts {
         last_snapshot: Some(at(500)),
         snapshot_failures: 2,
@@ -42,6 +43,12 @@ fn every_series_has_its_documented_name() {
         format!("{} 1", condition("False")),
         format!("{} 0", condition("True")),
         format!("{} 0", condition("Unknown")),
+        r#"entra_postgres_paused{kind="EntraPostgresPrincipal",namespace="orders",name="app"} 1"#
+            .to_owned(),
+        format!(
+            r#"entra_postgres_build_info{{version="{}"}} 1"#,
+            env!("CARGO_PKG_VERSION")
+        ),
         r#"entra_postgres_entra_requests_total{kind="token",outcome="ok"} 1"#.to_owned(),
         r#"entra_postgres_reconcile_total{kind="EntraPostgresPrincipal",result="settled"} 1"#
             .to_owned(),
