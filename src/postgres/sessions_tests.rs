@@ -98,6 +98,9 @@ async fn every_administrator_is_tried_and_callers_get_the_failure_at_once() {
             .message
             .contains("no token number 0; no token number 1")
     );
+    // As principals are told of it.
+    let failure = failure.of_server(&ObjectKey::new("platform", "orders"));
+    assert_eq!(failure.reason, Reason::ServerNotReady);
     let role = RoleName::parse("role").unwrap();
     assert_eq!(
         session.look(&role, &Interest::default()).await,

@@ -163,7 +163,7 @@ fn the_advice_how_to_adopt_is_what_would_do() {
         adoption: Adoption::SameIdentity,
         ..desired()
     };
-    for (desired, found, advice) in [
+    for (desired, found, advice) in vec![
         (desired(), bound(OURS), "set adoption: SameIdentity: it is"),
         (
             desired(),
