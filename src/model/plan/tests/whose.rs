@@ -163,48 +163,47 @@ fn the_advice_how_to_adopt_is_what_would_do() {
         adoption: Adoption::SameIdentity,
         ..desired()
     };
-    for (desired, found, advice) in vec![
-        (desired(), bound(OURS), "set adoption: SameIdentity: it is"),
-        (
-            desired(),
-            bound(OTHER),
-            "set adoption: Any: it is bound to another",
-        ),
-        (
-            desired(),
-            unmarked(plain()),
-            "set adoption: Any: it is not bound",
-        ),
-        (
-            same.clone(),
-            unmarked(plain()),
-            "set adoption: Any: it is not bound",
-        ),
-        (
-            by_name(same),
-            unmarked(plain()),
-            "set adoption: Any and principal.objectId: it is not bound",
-        ),
-        (
-            by_name(desired()),
-            bound(OURS),
-            "set adoption: SameIdentity and principal.objectId if it is",
-        ),
-        (
-            by_token.clone(),
-            bound(OURS),
-            "set adoption: SameIdentity if it is",
-        ),
-        (
-            by_token,
-            unmarked(plain()),
-            "set adoption: Any: it is not bound",
-        ),
-    ] {
+    let says = |desired: Desired, found: Observed, advice: &str| {
         let failure = refusal(&desired, &found);
         assert_eq!(failure.reason, Reason::RoleExists);
         assert!(failure.message.contains(advice), "{advice}: {failure}");
-    }
+    };
+    says(desired(), bound(OURS), "set adoption: SameIdentity: it is");
+    says(
+        desired(),
+        bound(OTHER),
+        "set adoption: Any: it is bound to another",
+    );
+    says(
+        desired(),
+        unmarked(plain()),
+        "set adoption: Any: it is not bound",
+    );
+    says(
+        same.clone(),
+        unmarked(plain()),
+        "set adoption: Any: it is not bound",
+    );
+    says(
+        by_name(same),
+        unmarked(plain()),
+        "set adoption: Any and principal.objectId: it is not bound",
+    );
+    says(
+        by_name(desired()),
+        bound(OURS),
+        "set adoption: SameIdentity and principal.objectId if it is",
+    );
+    says(
+        by_token.clone(),
+        bound(OURS),
+        "set adoption: SameIdentity if it is",
+    );
+    says(
+        by_token,
+        unmarked(plain()),
+        "set adoption: Any: it is not bound",
+    );
 }
 
 // Red when: administrative() leaves out a right, or unprotected() says never of what may be.
