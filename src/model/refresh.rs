@@ -87,9 +87,13 @@ pub fn not_yet(now: Timestamp, expires: Timestamp) -> Timestamp {
 }
 
 /// The longest wait after a renewal that failed for a passing reason: a quarter of what is left, so
-/// that there is more than one try before the token ends; never less than two seconds.
+/// that there is more than one try before the token ends; never less than two seconds. Once it has ended,
+/// five seconds: a workload waits.
 pub fn longest_wait(now: Timestamp, expires: Timestamp) -> Duration {
-    let left = seconds(expires.duration_since(now)).max(0.0);
+    let left = seconds(expires.duration_since(now));
+    if left <= 0.0 {
+        return Duration::from_secs(5);
+    }
     Duration::from_secs_f64((left / 4.0).max(2.0))
 }
 
@@ -182,6 +186,7 @@ mod tests {
     fn what_is_left_of_a_token_limits_the_wait_after_a_failure() {
         assert_eq!(longest_wait(at(0), at(1200)), Duration::from_secs(300));
         assert_eq!(longest_wait(at(0), at(20)), Duration::from_secs(5));
-        assert_eq!(longest_wait(at(30), at(20)), Duration::from_secs(2));
+        assert_eq!(longest_wait(at(18), at(20)), Duration::from_secs(2));
+        assert_eq!(longest_wait(at(30), at(20)), Duration::from_secs(5));
     }
 }

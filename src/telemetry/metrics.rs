@@ -99,6 +99,7 @@ struct Series {
     registry: Registry,
     token_expiration: Family<ObjectLabels, Gauge>,
     token_renewal: Family<ObjectLabels, Gauge>,
+    token_renewal_failures: Family<ObjectLabels, Gauge>,
     condition: Family<ConditionLabels, Gauge>,
     paused: Family<PausedLabels, Gauge>,
     conditions_told: Mutex<HashMap<(ObjectKind, ObjectKey), BTreeSet<&'static str>>>,
@@ -131,6 +132,7 @@ impl Metrics {
             registry: Registry::with_prefix("entra_postgres"),
             token_expiration: Family::default(),
             token_renewal: Family::default(),
+            token_renewal_failures: Family::default(),
             condition: Family::default(),
             paused: Family::default(),
             conditions_told: Mutex::default(),
@@ -154,6 +156,12 @@ impl Metrics {
         let labels = ObjectLabels::from(key);
         set(&self.0.token_expiration, &labels, expires_at.as_second());
         set(&self.0.token_renewal, &labels, renew_at.as_second());
+    }
+
+    /// Exchanges for a principal that failed in a row.
+    pub fn token_failures(&self, key: &ObjectKey, failures: u32) {
+        let labels = ObjectLabels::from(key);
+        set(&self.0.token_renewal_failures, &labels, failures.into());
     }
 
     /// The status of a condition; the series of the other statuses say 0.
@@ -263,6 +271,7 @@ impl Metrics {
         let labels = ObjectLabels::from(key);
         self.0.token_expiration.remove(&labels);
         self.0.token_renewal.remove(&labels);
+        self.0.token_renewal_failures.remove(&labels);
     }
 
     /// An object is gone, and its series with it.
@@ -328,6 +337,9 @@ impl Series {
         for (name, help, family) in timestamps {
             r.register_with_unit(name, help, Unit::Seconds, family.clone());
         }
+        let help = "Exchanges for the principal's token that failed in a row";
+        let failures = self.token_renewal_failures.clone();
+        r.register("token_renewal_failures", help, failures);
         let help = "1 for the present status of the condition, 0 for the others";
         r.register("condition", help, self.condition.clone());
         let help = "1 for an object that is suspended or in mode Plan: not ready on purpose";

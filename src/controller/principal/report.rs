@@ -17,7 +17,7 @@ use crate::model::report::{self, LoginOutcome, Outcome, RoleChange, TokenOutcome
 use crate::model::secret::{Content, SecretFacts, TokenRecord};
 use crate::model::tries::is_told;
 use crate::model::{Class, Desired, Failure, Look, Reason};
-use crate::telemetry::ObjectKind;
+use crate::telemetry::{Metrics, ObjectKind};
 
 use super::execute::Done;
 use super::observe::World;
@@ -99,9 +99,10 @@ pub(super) async fn report(
         .or_else(|| present(desired, world));
     let failures = memory.token.failures;
     ctx.index.remember(&desired.uid, memory);
-    // Its series stays, or the alert on it would end with the token.
-    let ended = (present.as_ref()).is_some_and(|record| record.expires_at <= now);
-    let present = present.filter(|_| !ended);
+    let (ended, present) = match present {
+        Some(record) if record.expires_at <= now => (Some(record), None),
+        present => (None, present),
+    };
     let early = failures == 0
         && (present.as_ref()).is_some_and(|record| is_early(now, due(desired, record), record));
     let said = present.as_ref().and_then(|record| clamped(desired, record));
@@ -116,14 +117,14 @@ pub(super) async fn report(
             .and_then(|record| token_status(desired, &record, failures, ctx))
             .or_else(|| report::last_seen(&old, &wanted.secret, now).filter(|_| unseen))
             .or_else(|| none_yet(failures)),
+        ended: ended
+            .and_then(|record| token_status(desired, &record, failures, ctx))
+            .or_else(|| report::ended(&old, now).filter(|_| unseen)),
         failure: (token.err().or(waits)).filter(|failure| !(early && is_told(failure))),
         advice: said,
         login,
     });
-    let issued = |token: &TokenOutcome| token.present.as_ref()?.expires_at.clone();
-    if !ended && token.as_ref().and_then(issued).is_none() {
-        ctx.reporter.metrics.forget_token(&desired.key);
-    }
+    count_token(desired, token.as_ref(), failures, &ctx.reporter.metrics);
     let outcome = Outcome {
         role,
         shortfall,
@@ -137,6 +138,20 @@ pub(super) async fn report(
     Next {
         at: looks.into_iter().flatten().min(),
         result,
+    }
+}
+
+/// The series of a token: those of one that has ended stay, or the alerts on them would end with it.
+fn count_token(desired: &Desired, token: Option<&TokenOutcome>, failures: u32, metrics: &Metrics) {
+    let seen = |token: &TokenOutcome| {
+        let status = token.ended.as_ref().or(token.present.as_ref());
+        status.and_then(|status| status.expires_at.clone())
+    };
+    if token.and_then(seen).is_none() {
+        metrics.forget_token(&desired.key);
+    }
+    if token.is_some() {
+        metrics.token_failures(&desired.key, failures);
     }
 }
 
@@ -171,8 +186,7 @@ fn token_looks(
     (memory, looks): (&mut Memory, &mut Vec<Option<Timestamp>>),
     now: Timestamp,
 ) -> (Option<LoginOutcome>, Option<Failure>) {
-    let living = present(desired, world).filter(|record| record.expires_at > now);
-    let most = living.map(|record| longest_wait(now, record.expires_at));
+    let most = present(desired, world).map(|record| longest_wait(now, record.expires_at));
     let failed = token.as_ref().err();
     let renews = present(desired, world).is_some_and(|record| is_due(desired, &record, now));
     let rested = match plan.token {
@@ -204,10 +218,21 @@ async fn suspended(
     ctx: &Context,
 ) -> Next {
     let now = ctx.reporter.clock.now();
-    ctx.reporter.metrics.forget_token(&desired.key);
     let status = report::suspended(&ctx.index.status(object), desired.generation, now);
+    let token = status.token.as_ref().filter(|_| desired.token.is_some());
+    let times =
+        token.and_then(|token| Some((token.expires_at.as_ref()?, token.renew_at.as_ref()?)));
+    let metrics = &ctx.reporter.metrics;
+    match times {
+        Some((Time(expires), Time(renew))) => metrics.token(&desired.key, *expires, *renew),
+        None => metrics.forget_token(&desired.key),
+    }
+    // Its end is told then.
+    let ends = times
+        .map(|(Time(expires), _)| *expires)
+        .filter(|end| *end > now);
     let written = write(object, &status, None, ctx).await;
-    Next::settled(written.into_iter().chain(settles).min())
+    Next::settled(written.into_iter().chain(settles).chain(ends).min())
 }
 
 /// What is to be said of the sign-in after this pass.

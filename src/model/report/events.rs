@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{ADVISED, READY, ROLE_SYNCED, RoleChange};
+use super::{ADVISED, READY, RENEWAL_FAILING, ROLE_SYNCED, RoleChange, TOKEN_ISSUED};
 use crate::model::Reason;
 
 impl RoleChange {
@@ -66,16 +66,19 @@ pub fn notes(old: &[Condition], new: &[Condition], change: Option<RoleChange>) -
     });
     let told = transition.is_none() && was_ready;
     let change = change.filter(|change| told || *change == RoleChange::RoleAdopted);
-    let synced = |conditions| find(conditions, ROLE_SYNCED);
-    let advised = |conditions| synced(conditions).filter(|synced| synced.reason == ADVISED);
-    let advice = advised(new).filter(|_| is_ready && advised(old).is_none());
-    let advice = advice.map(|synced| Note {
-        warning: true,
-        reason: synced.reason,
-        note: synced.message,
+    // All is well still, and yet people should know.
+    let told_while_ready = [(ROLE_SYNCED, ADVISED), (TOKEN_ISSUED, RENEWAL_FAILING)];
+    let news = told_while_ready.into_iter().filter_map(|(kind, reason)| {
+        let is_so = |conditions| find(conditions, kind).filter(|it| it.reason == reason);
+        let now = is_so(new).filter(|_| is_ready && is_so(old).is_none())?;
+        Some(Note {
+            warning: true,
+            reason: now.reason,
+            note: now.message,
+        })
     });
     (change.map(RoleChange::note).into_iter())
         .chain(transition)
-        .chain(advice)
+        .chain(news)
         .collect()
 }

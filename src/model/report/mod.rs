@@ -35,6 +35,8 @@ pub const RECONCILING: &str = "Reconciling";
 /// kstatus: somebody must change something; present only while true.
 pub const STALLED: &str = "Stalled";
 
+/// Reason of [`TOKEN_ISSUED`] while the token lives and its renewal fails for a passing reason.
+pub const RENEWAL_FAILING: &str = "RenewalFailing";
 /// Reason of [`ROLE_SYNCED`] when all is as declared and there is something to improve.
 pub const ADVISED: &str = "SyncedWithAdvice";
 
@@ -82,6 +84,8 @@ pub struct TokenOutcome {
     pub secret: String,
     /// The token that the Secret has now, if it is ours and lives.
     pub present: Option<TokenStatus>,
+    /// The one that it has instead, if that has ended.
+    pub ended: Option<TokenStatus>,
     /// Why there is none, or why it could not be renewed.
     pub failure: Option<Failure>,
     /// What people should know although all is well.
@@ -91,6 +95,10 @@ pub struct TokenOutcome {
 }
 
 impl TokenOutcome {
+    fn ended_at(&self) -> Option<&Time> {
+        self.ended.as_ref()?.expires_at.as_ref()
+    }
+
     fn expires_at(&self) -> Option<&Time> {
         self.present.as_ref()?.expires_at.as_ref()
     }
@@ -182,7 +190,10 @@ pub fn principal(
             .map(|token| &token.secret)
             .map(|name| SecretBinding { name: name.clone() }),
         role: role.as_ref().ok().or(old.role.as_ref()).cloned(),
-        token: token.as_ref().and_then(|token| token.present.clone()),
+        token: token
+            .as_ref()
+            .and_then(|token| token.ended.as_ref().or(token.present.as_ref()))
+            .cloned(),
         plan: Vec::new(),
     }
 }
@@ -202,13 +213,42 @@ pub fn suspended(
             message: "spec.suspend is true: role and token are left as they are".to_owned(),
         },
     );
-    conditions.keep(&[ROLE_SYNCED, TOKEN_ISSUED, LOGIN_VERIFIED]);
+    conditions.keep(&[ROLE_SYNCED, LOGIN_VERIFIED]);
+    match suspended_token(old, now) {
+        Some(verdict) => conditions.put(TOKEN_ISSUED, verdict),
+        None => conditions.keep(&[TOKEN_ISSUED]),
+    }
     EntraPostgresPrincipalStatus {
         observed_generation: Some(generation),
         conditions: conditions.finish(),
         plan: Vec::new(),
         ..old.clone()
     }
+}
+
+/// What is to be said of a token that was good and is left to its end.
+fn suspended_token(old: &EntraPostgresPrincipalStatus, now: Timestamp) -> Option<Verdict> {
+    let secret = &old.binding.as_ref()?.name;
+    let Time(until) = old.token.as_ref()?.expires_at.as_ref()?;
+    if !is_true(&old.conditions, TOKEN_ISSUED) {
+        return None;
+    }
+    Some(if *until > now {
+        let message = format!(
+            "Secret {secret} has a token that is good until {until}; it is not renewed while \
+             spec.suspend is true"
+        );
+        Verdict::is_true("Issued", message)
+    } else {
+        Verdict {
+            status: "False",
+            reason: Reason::Suspended.to_string(),
+            message: format!(
+                "the token in Secret {secret} ended at {until}; there is no new one while \
+                 spec.suspend is true"
+            ),
+        }
+    })
 }
 
 /// The token that the Secret had when it was last seen, if it lives: while nobody can look, it is
@@ -222,6 +262,13 @@ pub fn last_seen(
     let token = old.token.clone()?;
     let lives = token.expires_at.as_ref().is_some_and(|end| end.0 > now);
     (bound && lives).then_some(token)
+}
+
+/// The same of one that has ended since, or was seen to have ended.
+pub fn ended(old: &EntraPostgresPrincipalStatus, now: Timestamp) -> Option<TokenStatus> {
+    let token = old.token.clone()?;
+    let ended = token.expires_at.as_ref().is_some_and(|end| end.0 <= now);
+    ended.then_some(token)
 }
 
 /// Whether a condition is True.
@@ -286,14 +333,24 @@ fn token_verdict(token: &TokenOutcome) -> Verdict {
                 token.secret, failure.message
             );
             match failure.class {
-                Class::Transient | Class::Waiting => Verdict::is_true("RenewalFailing", message),
+                Class::Transient | Class::Waiting => Verdict::is_true(RENEWAL_FAILING, message),
                 Class::Invalid | Class::Denied => Verdict {
                     message,
                     ..Verdict::of(failure)
                 },
             }
         }
-        (None, Some(failure)) => Verdict::of(failure),
+        (None, Some(failure)) => match token.ended_at() {
+            Some(Time(end)) => Verdict {
+                status: "False",
+                reason: failure.reason.to_string(),
+                message: format!(
+                    "the token in Secret {} ended at {end}; {}",
+                    token.secret, failure.message
+                ),
+            },
+            None => Verdict::of(failure),
+        },
         (None, None) => Verdict {
             status: "Unknown",
             reason: "Pending".to_owned(),

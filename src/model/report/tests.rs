@@ -96,6 +96,7 @@ fn with_login(login: Option<LoginOutcome>, old: &[Condition]) -> Vec<(String, St
                 expires_at: Some(Time(Timestamp::UNIX_EPOCH)),
                 ..TokenStatus::default()
             }),
+            ended: None,
             failure: None,
             advice: None,
             login,
@@ -220,4 +221,96 @@ fn a_server_whose_deletion_waits_is_not_ready_whatever_its_session_says() {
             (kstatus, "True")
         );
     }
+}
+
+fn until(second: i64) -> TokenStatus {
+    TokenStatus {
+        expires_at: Some(Time(Timestamp::from_second(second).expect("in range"))),
+        ..TokenStatus::default()
+    }
+}
+
+fn with_token(present: Option<TokenStatus>, ended: Option<TokenStatus>) -> Outcome {
+    let away = Failure::new(Class::Transient, Reason::EntraUnavailable, "no answer");
+    Outcome {
+        role: Ok(RoleStatus::default()),
+        shortfall: None,
+        advice: Vec::new(),
+        token: Some(TokenOutcome {
+            secret: "api".to_owned(),
+            present,
+            ended,
+            failure: Some(away),
+            advice: None,
+            login: None,
+        }),
+        change: None,
+    }
+}
+
+fn issued(status: &EntraPostgresPrincipalStatus) -> (String, String) {
+    let mut all = status.conditions.iter();
+    let found = all
+        .find(|it| it.type_ == TOKEN_ISSUED)
+        .expect("TokenIssued");
+    (found.status.clone(), found.message.clone())
+}
+
+// Red when: notes() looks at the status of conditions only; a token that has ended is left out.
+#[test]
+fn a_renewal_that_fails_is_told_once_and_an_end_is_shown() {
+    let now = Timestamp::from_second(100).expect("in range");
+    let old = EntraPostgresPrincipalStatus {
+        conditions: ready("True", "Ready"),
+        ..EntraPostgresPrincipalStatus::default()
+    };
+    let failing = principal(&old, 1, &with_token(Some(until(200)), None), now);
+    let told = notes(&old.conditions, &failing.conditions, None);
+    let [note] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert!(note.warning && note.note.contains("good until"), "{note:?}");
+    assert_eq!(note.reason, "RenewalFailing");
+    let again = principal(&failing, 1, &with_token(Some(until(200)), None), now);
+    assert_eq!(notes(&failing.conditions, &again.conditions, None), []);
+    let over = principal(&again, 1, &with_token(None, Some(until(90))), now);
+    let (status, message) = issued(&over);
+    assert_eq!(
+        (status.as_str(), over.token.clone()),
+        ("False", Some(until(90)))
+    );
+    assert_eq!(
+        message,
+        "the token in Secret api ended at 1970-01-01T00:01:30Z; no answer"
+    );
+    assert_eq!(ended(&over, now), Some(until(90)));
+    assert_eq!(ended(&failing, now), None);
+}
+
+// Red when: suspended() keeps what was said of the token, whatever time it is.
+#[test]
+fn a_suspended_token_is_good_until_it_ends() {
+    let at = |second| Timestamp::from_second(second).expect("in range");
+    let mut outcome = with_token(Some(until(200)), None);
+    outcome.token.as_mut().expect("a token").failure = None;
+    let good = principal(
+        &EntraPostgresPrincipalStatus::default(),
+        1,
+        &outcome,
+        at(100),
+    );
+    let before = suspended(&good, 2, at(150));
+    let (status, message) = issued(&before);
+    assert!(
+        status == "True" && message.contains("not renewed while"),
+        "{message}"
+    );
+    let after = suspended(&before, 2, at(201));
+    let (status, message) = issued(&after);
+    assert!(
+        status == "False" && message.contains("ended at"),
+        "{message}"
+    );
+    assert_eq!(suspended(&after, 2, at(300)), after);
+    assert_eq!(after.token, Some(until(200)));
 }

@@ -6,6 +6,7 @@ fn told() -> (Metrics, ObjectKey) {
     let (metrics, key) = (Metrics::new(), ObjectKey::new("orders", "app"));
     let at = |second| Timestamp::from_second(second).expect("in range");
     metrics.token(&key, at(2000), at(1000));
+    metrics.token_failures(&key, 4);
     metrics.condition(ObjectKind::Principal, &key, "Ready", ConditionStatus::False);
     metrics.paused(ObjectKind::Principal, &key, true);
     let counts = ServerCounts {
@@ -36,6 +37,7 @@ fn every_series_has_its_documented_name() {
     for line in [
         format!("entra_postgres_token_expiration_timestamp_seconds{app} 2000"),
         format!("entra_postgres_token_renewal_timestamp_seconds{app} 1000"),
+        format!("entra_postgres_token_renewal_failures{app} 4"),
         format!("entra_postgres_server_snapshot_timestamp_seconds{app} 500"),
         format!("entra_postgres_server_snapshot_failures_total{app} 2"),
         format!("entra_postgres_server_connections_opened_total{app} 1"),
