@@ -99,10 +99,8 @@ pub(super) async fn report(
         .or_else(|| present(desired, world));
     let failures = memory.token.failures;
     ctx.index.remember(&desired.uid, memory);
-    let (ended, present) = match present {
-        Some(record) if record.expires_at <= now => (Some(record), None),
-        present => (None, present),
-    };
+    let ended = present.clone().filter(|record| record.expires_at <= now);
+    let present = present.filter(|_| ended.is_none());
     let early = failures == 0
         && (present.as_ref()).is_some_and(|record| is_early(now, due(desired, record), record));
     let said = present.as_ref().and_then(|record| clamped(desired, record));
