@@ -107,7 +107,9 @@ impl Target<'_> {
         };
         let newer = |record: &TokenRecord| {
             let sha256 = fingerprint(token.expose());
-            is_newer(&sha256, token.expires_at, record, asked(record))
+            // IMDS keeps tokens, each node its own: another one may be the older.
+            let managed = self.wanted.identity.managed_identity.is_some();
+            is_newer(&sha256, token.expires_at, record, asked(record) && !managed)
         };
         if let (Some(_), Some(record)) = (present_ends, self.present())
             && !newer(&record)

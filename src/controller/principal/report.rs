@@ -11,8 +11,8 @@ use crate::controller::index::{Memory, key_of};
 use crate::controller::{Context, result_of};
 use crate::model::desired::RECONCILE;
 use crate::model::observed::{Hold, RefusedStep};
-use crate::model::plan::{Plan, is_due};
-use crate::model::refresh::{is_clamped, longest_wait, look_at, not_yet, renew_at, stays};
+use crate::model::plan::{Plan, due, is_due};
+use crate::model::refresh::{is_clamped, longest_wait, look_at, not_yet, stays};
 use crate::model::report::{self, LoginOutcome, Outcome, RoleChange, TokenOutcome, notes};
 use crate::model::secret::{Content, SecretFacts, TokenRecord};
 use crate::model::tries::is_told;
@@ -292,17 +292,6 @@ fn none_yet(failures: u32) -> Option<TokenStatus> {
         failures: Some(i32::try_from(failures).unwrap_or(i32::MAX)),
         ..TokenStatus::default()
     })
-}
-
-/// When a token is to be renewed.
-fn due(desired: &Desired, record: &TokenRecord) -> Option<Timestamp> {
-    let token = desired.token.as_ref()?;
-    let TokenRecord {
-        issued_at,
-        expires_at,
-        ..
-    } = record;
-    Some(renew_at(*issued_at, *expires_at, token.renew, &desired.uid))
 }
 
 /// An object that cannot be parsed.

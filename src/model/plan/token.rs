@@ -1,6 +1,6 @@
 //! The token's half of the decision: issue, renew, repair, or leave alone.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::TokenStep;
 use crate::api::VerifyLogin;
@@ -8,6 +8,9 @@ use crate::model::observed::{Hold, Login, Observed};
 use crate::model::refresh::renew_at;
 use crate::model::secret::{Content, SecretFacts, TokenRecord, identity_of};
 use crate::model::{Class, Desired, DesiredToken, Failure, Look, Reason};
+
+/// How often annotation `entrapostgres.io/renew` is obeyed.
+const ASKED_EVERY: SignedDuration = SignedDuration::from_secs(10);
 
 /// The token's step, and when it will be due next.
 pub(super) fn token_work(
@@ -35,14 +38,6 @@ pub(super) fn token_work(
     if let Err(failure) = &token.layout {
         return (Err(failure.clone()), None);
     }
-    let due = |record: &TokenRecord| {
-        renew_at(
-            record.issued_at,
-            record.expires_at,
-            token.renew,
-            &desired.uid,
-        )
-    };
     let identity = identity_of(&token.identity);
     let (step, renewal) = match facts.map(|facts| &facts.content) {
         None => (Some(TokenStep::Issue), None),
@@ -62,8 +57,8 @@ pub(super) fn token_work(
                 None,
             )
         }
-        Some(Content::Differs(record)) => (Some(TokenStep::Repair), Some(due(record))),
-        Some(Content::Intact(record)) => (untried(token, observed, now), Some(due(record))),
+        Some(Content::Differs(record)) => (Some(TokenStep::Repair), due(desired, record)),
+        Some(Content::Intact(record)) => (untried(token, observed, now), due(desired, record)),
     };
     // That there was nothing newer is a reason to wait only while the present token is there.
     let lives = matches!(step, Some(TokenStep::Renew { expires: Some(_) }));
@@ -97,20 +92,36 @@ fn immutable(desired: &Desired, name: &str) -> Failure {
 
 /// Whether this token is to be renewed now, by its time or because somebody asked.
 pub fn is_due(desired: &Desired, record: &TokenRecord, now: Timestamp) -> bool {
-    let due = |token: &DesiredToken| {
-        let TokenRecord {
-            issued_at,
-            expires_at,
-            ..
-        } = record;
-        renew_at(*issued_at, *expires_at, token.renew, &desired.uid) <= now
-    };
-    desired.token.as_ref().is_some_and(due) || is_asked_for(desired, record)
+    due(desired, record).is_some_and(|due| due <= now)
 }
 
-/// Whether somebody wants a new token now. Each value is obeyed once: the Secret remembers it.
-fn is_asked_for(desired: &Desired, record: &TokenRecord) -> bool {
-    desired.renew.is_some() && desired.renew != record.renewed
+/// When this token is to be renewed, by its time or because somebody asked.
+pub fn due(desired: &Desired, record: &TokenRecord) -> Option<Timestamp> {
+    let TokenRecord {
+        issued_at,
+        expires_at,
+        ..
+    } = record;
+    let renew = desired.token.as_ref()?.renew;
+    let by_time = renew_at(*issued_at, *expires_at, renew, &desired.uid);
+    Some(asked_for(desired, record).map_or(by_time, |asked| asked.min(by_time)))
+}
+
+/// When somebody who wants a new token gets it. Each value of the annotation is obeyed once (the Secret
+/// remembers it), the first at once: who sets it again and again would have Entra asked each time, and
+/// slow down everybody.
+fn asked_for(desired: &Desired, record: &TokenRecord) -> Option<Timestamp> {
+    let asked = desired.renew.is_some() && desired.renew != record.renewed;
+    let pause = record
+        .renewed
+        .as_ref()
+        .map_or(SignedDuration::ZERO, |_| ASKED_EVERY);
+    asked.then(|| {
+        record
+            .issued_at
+            .checked_add(pause)
+            .unwrap_or(record.issued_at)
+    })
 }
 
 /// The sign-in that could not be tried when the token was published, or was not wanted then.

@@ -1,5 +1,8 @@
 //! The token's half: when it is issued, renewed, repaired, and when it is not.
 
+use jiff::SignedDuration;
+
+use super::super::is_due;
 use super::*;
 
 fn token(secret: Look<SecretFacts>) -> (Result<Option<TokenStep>, Reason>, Option<Timestamp>) {
@@ -139,6 +142,24 @@ fn a_new_value_of_the_annotation_renews_once() {
     assert!(ask(Some("again"), Some("now")));
     assert!(!ask(Some("now"), Some("now")));
     assert!(!ask(None, Some("now")));
+}
+
+// Red when: `asked_for` obeys each value at once: who sets it in a loop asks Entra in a loop.
+#[test]
+fn who_asks_again_and_again_is_obeyed_every_ten_seconds() {
+    let desired = Desired {
+        renew: Some("again".to_owned()),
+        ..with_token(desired())
+    };
+    let record = |renewed: Option<&str>| TokenRecord {
+        renewed: renewed.map(str::to_owned),
+        ..record(0, 60)
+    };
+    let seconds = SignedDuration::from_secs;
+    let due = |renewed, after| is_due(&desired, &record(renewed), noon() + seconds(after));
+    assert!(due(None, 0), "the first at once");
+    assert!(!due(Some("now"), 9));
+    assert!(due(Some("now"), 10));
 }
 
 // Red when: `is_newer` compares only ends, so that a wish is taken for obeyed and nothing is written.
