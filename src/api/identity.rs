@@ -33,8 +33,9 @@ pub struct Identity {
     /// writes it (type kubernetes.io/tls).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<ClientCertificateIdentity>,
-    /// The operator's own identity, from its AZURE_* environment. Only in namespaces that the
-    /// operator's configuration lists (default: the operator's own namespace).
+    /// The operator's own identity, from its AZURE_* environment. For servers only, never for a token in
+    /// a Secret; and only in namespaces that the operator's configuration lists (default: the operator's
+    /// own namespace).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<OperatorIdentity>,
 }
@@ -149,6 +150,8 @@ pub struct SecretKeyRef {
     pub key: String,
 }
 
-/// The operator's own identity; it has no fields.
+/// The operator's own identity, from its AZURE_* environment; it has no fields. For servers only, never for a
+/// token in a Secret; and only in namespaces that the operator's configuration lists (default: the
+/// operator's own namespace).
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct OperatorIdentity {}

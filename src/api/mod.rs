@@ -43,5 +43,14 @@ const NO_NUL: &str = r"^[^\x00]+$";
 /// A span of time as Go prints it: `30s`, `20m`, `1h30m`.
 pub use kube::core::Duration;
 
+/// What such a span looks like: else the API server tells of types that do not convert.
+const DURATION: &str = r"^([0-9]+([.][0-9]+)?(ns|us|ms|s|m|h))+$";
+
+/// Rules of such spans. They say nothing of what the pattern refuses: it is not converted.
+const POSITIVE: &str =
+    "!self.matches('^([0-9]+([.][0-9]+)?(ns|us|ms|s|m|h))+$') || duration(self) > duration('0s')";
+const A_SECOND: &str =
+    "!self.matches('^([0-9]+([.][0-9]+)?(ns|us|ms|s|m|h))+$') || duration(self) >= duration('1s')";
+
 #[cfg(test)]
 mod tests;

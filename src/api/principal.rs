@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DefaultPrivilege, Duration, Grant, Identity, MemberOf, Mode, NO_NUL, PrivilegePolicy,
-    RoleOptions, SecretKeyRef, TokenEndpoint, TokenSecret,
+    DURATION, DefaultPrivilege, Duration, Grant, Identity, MemberOf, Mode, NO_NUL, POSITIVE,
+    PrivilegePolicy, RoleOptions, SecretKeyRef, TokenEndpoint, TokenSecret,
 };
 
 /// A Microsoft Entra principal that is a role on an Azure Database for PostgreSQL flexible server.
@@ -40,6 +40,12 @@ use super::{
         name = "Reason",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
+    printcolumn(
+        name = "On deletion",
+        type_ = "string",
+        json_path = ".spec.deletionPolicy",
+        priority = 1
     ),
     printcolumn(
         name = "Token expires",
@@ -105,13 +111,21 @@ pub struct EntraPostgresPrincipalSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub default_privileges: Vec<DefaultPrivilege>,
-    /// What becomes of privileges that are not declared here.
+    /// What becomes of privileges that are not declared here. Additive: only what this object once gave
+    /// is taken back; what others gave stays. Exclusive: in the databases that grants or defaultPrivileges
+    /// name, the role has exactly the privileges written there. Default: Additive.
     #[serde(default)]
     pub privilege_policy: PrivilegePolicy,
-    /// What to do when a role of that name is there already and was not made for this object.
+    /// What to do when a role of that name is there already and was not made for this object. Refuse:
+    /// leave it alone and say so. SameIdentity: take it over if it is bound to this very Entra identity.
+    /// Any: take it over and bind it to this identity, whose object id must be known; never an
+    /// administrator. The server's `tenants.adoption` must allow it. Default: Refuse.
     #[serde(default)]
     pub adoption: Adoption,
-    /// What becomes of the role when this object is deleted. The Secret is always deleted with it.
+    /// What becomes of the role when this object is deleted. Retain: it stays on the server. Drop: it is
+    /// dropped, once it owns nothing and nobody is signed in as it. Reassign: what it owns goes to
+    /// reassignOwnedTo, then it is dropped. Data is never dropped; the Secret is always deleted with the
+    /// object. The server's `tenants.deletionPolicies` must allow it. Default: Retain.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
     /// The role that gets what this one owns, with deletionPolicy Reassign. The server's
@@ -119,11 +133,12 @@ pub struct EntraPostgresPrincipalSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub reassign_owned_to: Option<String>,
-    /// Whether changes are made, or only shown in `status.plan`.
+    /// Whether changes are made. Apply: role and Secret are made as declared. Plan: nothing is changed,
+    /// `status.plan` lists the statements that would be sent. Default: Apply.
     #[serde(default)]
     pub mode: Mode,
     /// Stops all work on the role and the Secret; what is there stays as it is. A suspended
-    /// principal's token is not renewed.
+    /// principal's token is not renewed. Default: false.
     #[serde(default)]
     pub suspend: bool,
     /// The Secret with a fresh access token, for workloads. Absent: no Secret; whoever signs in gets
@@ -157,7 +172,9 @@ pub struct ServerRef {
         .message("set at most one of objectId, objectIdFrom")
 )]
 pub struct Principal {
-    /// What the principal is in Microsoft Entra. Immutable.
+    /// What the principal is in Microsoft Entra. User: a person, member or guest of the tenant. Group: its
+    /// members sign in with the group's role name and their own token. ServicePrincipal: an application.
+    /// ManagedIdentity: system- or user-assigned. Immutable.
     #[serde(rename = "type")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("principal.type is immutable"))]
     pub r#type: PrincipalType,
@@ -181,11 +198,12 @@ pub struct Principal {
     pub object_id_from: Option<ObjectIdSource>,
     /// Makes the role an Entra administrator of the server: it may create Entra roles itself, and
     /// has CREATEROLE and CREATEDB. The server's `tenants` must allow it. Immutable.
+    /// Default: false.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("principal.admin is immutable"))]
     pub admin: bool,
     /// The server refuses sign-ins whose token does not show multifactor authentication. Users and
-    /// groups only. Immutable.
+    /// groups only. Immutable. Default: false.
     #[serde(default, rename = "requireMFA")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("principal.requireMFA is immutable"))]
     pub require_mfa: bool,
@@ -253,8 +271,9 @@ pub enum DeletionPolicy {
 pub struct TokenSpec {
     /// Whose token it is: the principal's own, or for a group any member's. A token of anybody else
     /// is never written. Exactly one member is set.
+    #[x_kube(validation = Rule::new("!has(self.operator)").message("operator is for servers only: whoever reads the Secret would be the operator; give token.identity the workload's own identity"))]
     pub identity: Identity,
-    /// The database in the Secret's connection keys.
+    /// The database in the Secret's connection keys. Default: postgres.
     #[serde(default = "default_database")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub database: String,
@@ -262,13 +281,13 @@ pub struct TokenSpec {
     /// on 6432. Only text: the operator never connects to it, and the token is the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<TokenEndpoint>,
-    /// How long before its end the token is renewed. Tokens live between 5 minutes and a day as
+    /// How long before its end the token is renewed, for example 90s, 20m, 1h30m. Tokens live between 5 minutes and a day as
     /// Entra decides, and kubelet takes up to 2 minutes to hand a changed Secret to pods. A value
     /// that is not less than the token's life counts as two thirds of it. Default: a third of the
     /// token's life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("must be more than 0s"))]
+    #[schemars(length(max = 32), regex(pattern = DURATION))]
+    #[x_kube(validation = Rule::new(POSITIVE).message("must be more than 0s"))]
     pub renew_before: Option<Duration>,
     /// The same as a percentage of the token's life, 1 to 66. Default: 33.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -276,7 +295,8 @@ pub struct TokenSpec {
     pub renew_before_percentage: Option<i32>,
     /// Whether the operator signs in to the server with a new token before it publishes it. A token
     /// that the server refuses is not published; one that could not be tried, because the server was
-    /// away or busy, is, and is tried again later. Condition `LoginVerified` tells.
+    /// away or busy, is, and is tried again later. Condition `LoginVerified` tells. Never: no token is
+    /// tried. FirstIssue: until one of the identity has signed in. Always: each. Default: FirstIssue.
     #[serde(default)]
     pub verify_login: VerifyLogin,
     /// The Secret that is written. It belongs to this object and goes with it.

@@ -12,7 +12,7 @@ use super::NO_NUL;
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RoleOptions {
-    /// Whether the role may sign in. A role that a database administrator set to NOLOGIN stays so and
+    /// Whether the role may sign in. Default: true. A role that a database administrator set to NOLOGIN stays so and
     /// is reported, until annotation `entrapostgres.io/restore` gets a new value.
     #[serde(default = "yes")]
     pub login: bool,
@@ -58,14 +58,14 @@ pub struct MemberOf {
     /// Exact name of the other role. The server's `tenants.memberOf` must list it.
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub role: String,
-    /// Whether its privileges are used without SET ROLE. False needs PostgreSQL 16.
+    /// Whether its privileges are used without SET ROLE. False needs PostgreSQL 16. Default: true.
     #[serde(default = "yes")]
     pub inherit: bool,
-    /// Whether SET ROLE to it is allowed. False needs PostgreSQL 16.
+    /// Whether SET ROLE to it is allowed. False needs PostgreSQL 16. Default: true.
     #[serde(default = "yes")]
     pub set: bool,
     /// Whether this role may grant that membership to others (ADMIN OPTION). The server's
-    /// `tenants.memberOf` must list the role with `admin: true`.
+    /// `tenants.memberOf` must list the role with `admin: true`. Default: false.
     #[serde(default)]
     pub admin: bool,
 }
@@ -140,7 +140,7 @@ pub struct DefaultPrivilege {
     /// The role that will create them. The operator's administrator must have its privileges.
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
     pub owner: String,
-    /// The type of objects.
+    /// The type of objects: Tables (views too), Sequences, or Functions (procedures too).
     pub objects: ObjectType,
     /// The privileges.
     #[schemars(length(min = 1, max = 16))]
@@ -148,7 +148,9 @@ pub struct DefaultPrivilege {
     pub privileges: Vec<Privilege>,
 }
 
-/// A type of objects in a schema.
+/// A type of objects in a schema. Tables: tables, partitioned tables, views, materialized views and foreign
+/// tables. Sequences. Functions: functions, procedures and aggregates. Absent, where it may be: the
+/// privileges are on the schema itself.
 #[derive(
     JsonSchema,
     Serialize,

@@ -25,7 +25,10 @@ pub struct TokenSecret {
     )]
     pub name: Option<String>,
     /// Which keys the Secret has. Only what is asked for is written: a token is 2 to 5 KB. May be empty
-    /// if template.data has a key.
+    /// if template.data has a key. ServiceBinding: the keys of servicebinding.io (host, username, password
+    /// and so on). Env: what libpq reads from the environment (PGHOST, PGPASSWORD). PgPass: a password file,
+    /// key pgpass. Uri: a connection URI, key uri. Conninfo: keyword=value pairs, key conninfo. Json: what
+    /// `az account get-access-token` prints, key token.json. Default: ServiceBinding.
     #[serde(default = "default_formats")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Set)]

@@ -10,7 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adoption, DeletionPolicy, Duration, Identity, NO_NUL, PrincipalType, Privilege, SecretKeyRef,
+    A_SECOND, Adoption, DURATION, DeletionPolicy, Duration, Identity, NO_NUL, POSITIVE,
+    PrincipalType, Privilege, SecretKeyRef,
 };
 
 /// An Azure Database for PostgreSQL flexible server: where it is, as which Entra administrator the
@@ -49,6 +50,11 @@ use super::{
         json_path = ".status.principals.total"
     ),
     printcolumn(
+        name = "Principals ready",
+        type_ = "integer",
+        json_path = ".status.principals.ready"
+    ),
+    printcolumn(
         name = "Admin",
         type_ = "string",
         json_path = ".status.activeAdmin",
@@ -72,12 +78,13 @@ pub struct EntraPostgresServerSpec {
     )]
     #[x_kube(validation = Rule::new("self == oldSelf").message("host is immutable: make another EntraPostgresServer"))]
     pub host: String,
-    /// TCP port of the server itself, not of its PgBouncer.
+    /// TCP port of the server itself, not of its PgBouncer. Default: 5432.
     #[serde(default = "default_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
     /// The cloud the server is in: `Public`, `USGovernment`, `China`, or one that the operator's
     /// configuration defines. It decides where tokens come from and for which audience.
+    /// Default: Public.
     #[serde(default = "default_cloud")]
     #[schemars(length(min = 1, max = 63))]
     pub cloud: String,
@@ -102,10 +109,10 @@ pub struct EntraPostgresServerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
     /// How often all roles are compared with what is declared: a role dropped or relabelled by
-    /// hand is put back within this time. At least 1s.
+    /// hand is put back within this time. For example 90s, 20m, 1h30m; at least 1s. Default: 60s.
     #[serde(default = "default_resync")]
-    #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("resyncInterval must be at least 1s"))]
+    #[schemars(length(max = 32), regex(pattern = DURATION))]
+    #[x_kube(validation = Rule::new(A_SECOND).message("resyncInterval must be at least 1s"))]
     pub resync_interval: Duration,
 }
 
@@ -146,7 +153,7 @@ pub struct Administrator {
 pub struct Tenant {
     /// The namespaces this entry is for.
     pub namespaces: NamespaceMatch,
-    /// The types of principal that may be declared.
+    /// The types of principal that may be declared: User, Group, ServicePrincipal, ManagedIdentity.
     #[schemars(length(min = 1, max = 4))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub principal_types: Vec<PrincipalType>,
@@ -155,7 +162,8 @@ pub struct Tenant {
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub role_names: Vec<String>,
-    /// Whether principals with `admin: true`, that is new Entra administrators, may be declared.
+    /// Whether principals with `admin: true`, that is new Entra administrators, may be declared. Default:
+    /// false.
     #[serde(default)]
     pub admin: bool,
     /// The roles that principals may be members of, by exact name, and to which they may leave what they
@@ -169,18 +177,21 @@ pub struct Tenant {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub grants: Vec<TenantGrant>,
-    /// The attributes that principals may have. Absent: none.
+    /// The attributes that principals may have: CreateDb (CREATEDB), CreateRole (CREATEROLE). Absent: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub attributes: Vec<RoleAttribute>,
-    /// How principals may take over roles that exist already; Refuse is always allowed. Default:
+    /// How principals may take over roles that exist already; Refuse is always allowed. SameIdentity: those
+    /// bound to the very identity. Any: plain roles and those of other identities, too. Default:
     /// SameIdentity.
     #[serde(default = "default_adoption")]
     #[schemars(length(max = 3))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub adoption: Vec<Adoption>,
-    /// What principals may declare for their deletion; Retain is always allowed. Default: Retain, Drop.
+    /// What principals may declare for their deletion; Retain (the role stays) is always allowed. Drop: it is
+    /// dropped once it owns nothing. Reassign: what it owns goes to another role first. Default: Retain,
+    /// Drop.
     #[serde(default = "default_deletion")]
     #[schemars(length(max = 3))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -193,7 +204,7 @@ pub struct TenantMembership {
     /// Exact name of the role.
     #[schemars(length(min = 1, max = 63))]
     pub role: String,
-    /// Whether they may have it with ADMIN OPTION.
+    /// Whether they may have it with ADMIN OPTION. Default: false.
     #[serde(default)]
     pub admin: bool,
 }
@@ -248,6 +259,7 @@ pub struct NamespaceMatch {
 pub struct Limits {
     /// Connections the operator holds at most for its work: one to database postgres, the others go
     /// round the databases in which privileges are declared. A B1ms server has 35 for everybody.
+    /// Default: 3.
     #[serde(default = "default_connections")]
     #[schemars(range(min = 2, max = 50))]
     pub max_connections: i32,
@@ -257,20 +269,21 @@ pub struct Limits {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
-    /// For a connection with TLS and sign-in together.
+    /// For a connection with TLS and sign-in together, for example 10s, 1m30s. Default: 10s.
     #[serde(default = "default_connect")]
-    #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("must be more than 0s"))]
+    #[schemars(length(max = 32), regex(pattern = DURATION))]
+    #[x_kube(validation = Rule::new(POSITIVE).message("must be more than 0s"))]
     pub connect: Duration,
-    /// For one message of statements. Azure asks its directory when it creates a role: allow seconds.
+    /// For one message of statements. Azure asks its directory when it creates a role: allow seconds. For
+    /// example 90s, 2m. Default: 30s.
     #[serde(default = "default_statement")]
-    #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("must be more than 0s"))]
+    #[schemars(length(max = 32), regex(pattern = DURATION))]
+    #[x_kube(validation = Rule::new(POSITIVE).message("must be more than 0s"))]
     pub statement: Duration,
-    /// For a lock that somebody else holds.
+    /// For a lock that somebody else holds, for example 500ms, 5s. Default: 5s.
     #[serde(default = "default_lock")]
-    #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("must be more than 0s"))]
+    #[schemars(length(max = 32), regex(pattern = DURATION))]
+    #[x_kube(validation = Rule::new(POSITIVE).message("must be more than 0s"))]
     pub lock: Duration,
 }
 

@@ -152,7 +152,6 @@ fn good_principals_are_accepted() {
         vec![(IDENTITY, json!({"managedIdentity": {"resourceId": "a"}}))],
         vec![(IDENTITY, json!({"managedIdentity": {}}))],
         vec![(IDENTITY, certificate())],
-        vec![(IDENTITY, json!({"operator": {}}))],
     ] {
         accepted::<EntraPostgresPrincipal>(&good, &changes);
     }
@@ -195,6 +194,10 @@ fn each_rule_of_a_principal_refuses_in_its_own_words() {
         (
             vec![("/spec/token/renewBefore", json!("0s"))],
             "must be more than 0s",
+        ),
+        (
+            vec![(IDENTITY, json!({"operator": {}}))],
+            "operator is for servers only: whoever reads the Secret",
         ),
         (vec![(IDENTITY, json!({}))], one_identity),
         (
@@ -303,6 +306,77 @@ fn each_rule_of_a_server_refuses_in_its_own_words() {
     }
     let host = ("/spec/host", json!("other.postgres.database.azure.com"));
     unchangeable::<EntraPostgresServer>(&server(), &[host], "host is immutable");
+}
+
+// Red when: a field that is a duration has no pattern, or says no example.
+#[test]
+fn every_duration_has_a_pattern_and_an_example() {
+    let mut durations = 0;
+    for crd in crds() {
+        let value = serde_json::to_value(&crd).expect("JSON");
+        with_rule(&value, "duration(self)", &mut |field| {
+            durations += 1;
+            assert_eq!(field["pattern"], super::DURATION, "{field}");
+            let description = field["description"].as_str().unwrap_or_default();
+            assert!(description.contains("or example "), "{field}");
+        });
+    }
+    assert_eq!(durations, 5);
+    for rule in [super::POSITIVE, super::A_SECOND] {
+        let guard = format!("!self.matches('{}') || ", super::DURATION);
+        assert!(rule.starts_with(&guard), "{rule}");
+    }
+}
+
+fn with_rule(value: &Value, rule: &str, each: &mut impl FnMut(&Value)) {
+    if let Value::Object(map) = value {
+        let rules = map.get("x-kubernetes-validations").map(Value::to_string);
+        if rules.is_some_and(|rules| rules.contains(rule)) {
+            each(value);
+        }
+        map.values().for_each(|inner| with_rule(inner, rule, each));
+    }
+    if let Value::Array(items) = value {
+        for inner in items {
+            with_rule(inner, rule, each);
+        }
+    }
+}
+
+// Red when: an enum's field does not explain a value, or a default is not said.
+#[test]
+fn every_default_and_every_value_is_explained() {
+    for crd in crds() {
+        let value = serde_json::to_value(&crd).expect("JSON");
+        let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+        explained(value.pointer(spec).expect("a spec"));
+    }
+}
+
+/// Fields whose values are the words of SQL.
+const OF_SQL: [&str; 1] = ["privileges"];
+
+fn explained(fields: &Value) {
+    for (name, field) in fields.as_object().into_iter().flatten() {
+        let description = field["description"].as_str().unwrap_or_default();
+        let default = &field["default"];
+        assert!(
+            default.is_null() || default.is_object() || description.contains("Default: "),
+            "{name} has a default: {description}"
+        );
+        let values = field.get("enum").or(field.pointer("/items/enum"));
+        let values = values.and_then(Value::as_array);
+        let values = values.filter(|_| !OF_SQL.contains(&name.as_str()));
+        for value in values.into_iter().flatten() {
+            let value = value.as_str().unwrap_or_default();
+            assert!(
+                description.contains(value),
+                "{name}: {value}: {description}"
+            );
+        }
+        explained(&field["properties"]);
+        explained(&field["items"]["properties"]);
+    }
 }
 
 #[test]

@@ -107,6 +107,9 @@ pub struct DatabaseCatalog {
     pub signatures: BTreeMap<Object, BTreeSet<String>>,
     /// Creators of future objects that exist: whether we may speak for them.
     pub owners: BTreeMap<RoleName, bool>,
+    /// Of the owners of what we may not grant on, and of those creators, who is a superuser: nobody lends us
+    /// their privileges.
+    pub superusers: BTreeSet<RoleName>,
     /// What roles have.
     pub held: BTreeMap<RoleName, Held>,
 }
@@ -130,6 +133,7 @@ impl DatabaseCatalog {
             groups,
             signatures,
             owners,
+            superusers,
             held,
         } = newer;
         self.held.retain(|role, _| !roles.contains(role));
@@ -147,6 +151,7 @@ impl DatabaseCatalog {
         self.signatures.extend(signatures);
         self.groups.extend(groups);
         self.owners.extend(owners);
+        self.superusers.extend(superusers);
         self.schemas.extend(schemas);
         self.roles.extend(roles);
         self.asked.extend(&asked);
@@ -163,6 +168,7 @@ impl DatabaseCatalog {
             roles: BTreeSet::from([role.clone()]),
             held: of(&self.held, &BTreeSet::from([role.clone()])),
             asked: interest.clone(),
+            superusers: self.superusers.clone(),
             ..self.about(interest, &schemas)
         })
     }

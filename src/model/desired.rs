@@ -51,8 +51,9 @@ pub struct Desired {
     pub object_id: Option<ObjectId>,
     /// The `ConfigMap` that has the object id.
     pub object_id_from: Option<SecretKeyRef>,
-    /// Annotation `entrapostgres.io/rebind`: the consent to bind the role to this identity.
-    pub rebind: Option<ObjectId>,
+    /// Annotation `entrapostgres.io/rebind`: the consent to bind the role to this identity. As it is
+    /// written.
+    pub rebind: Option<String>,
     /// Annotation `entrapostgres.io/restore`: a new value lets a role sign in that a database
     /// administrator closed.
     pub restore: Option<String>,
@@ -149,7 +150,7 @@ impl Desired {
         Ok(Self {
             object_id_from: (spec.principal.object_id_from.clone())
                 .map(|source| source.config_map_key_ref),
-            rebind: annotation(REBIND).and_then(|id| ObjectId::parse(&id)),
+            rebind: annotation(REBIND),
             restore: annotation(RESTORE),
             reconcile: annotation(RECONCILE),
             renew: annotation(RENEW).filter(|value| !value.is_empty()),

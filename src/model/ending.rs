@@ -73,6 +73,18 @@ pub fn is_abandoned(server: &EntraPostgresServer) -> bool {
     annotation.is_some_and(|value| value == "true")
 }
 
+/// What a deletion waits for, and that annotation `entrapostgres.io/abandon` has a value that is not obeyed.
+pub fn not_abandoned(failure: Failure, annotation: Option<&String>) -> Failure {
+    let Some(wrong) = annotation.filter(|value| *value != "true") else {
+        return failure;
+    };
+    let message = format!(
+        "{}; annotation {ABANDON} is {wrong:?} and not obeyed: only \"true\" is",
+        failure.message
+    );
+    Failure { message, ..failure }
+}
+
 /// Why a server that is being deleted stays: those that are not being deleted come first.
 pub fn waiting_for<'a>(
     server: &ObjectKey,
@@ -231,5 +243,17 @@ mod tests {
         assert!(some.contains("and 2 more; delete them") && some.contains(ABANDON));
         let one = said(&objects[11..]);
         assert!(one.contains("through it: orders/zebra; delete"), "{one}");
+    }
+
+    // Red when: not_abandoned() passes over a wrong value, or tells of one that is obeyed.
+    #[test]
+    fn a_value_of_abandon_that_is_not_obeyed_is_told() {
+        let waits = || Failure::new(Class::Denied, Reason::RoleOwnsObjects, "it owns 2 tables");
+        for (value, told) in [(Some("yes"), true), (Some("true"), false), (None, false)] {
+            let value = value.map(str::to_owned);
+            let said = not_abandoned(waits(), value.as_ref()).message;
+            assert!(said.starts_with("it owns 2 tables"), "{said}");
+            assert_eq!(said.contains("\"yes\" and not obeyed"), told, "{said}");
+        }
     }
 }

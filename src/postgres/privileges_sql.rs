@@ -56,7 +56,8 @@ const WORLD: &str = r"us AS MATERIALIZED (
   UNION ALL
   SELECT 'schema', s.name, s.oid, s.name, s.owner, s.acl FROM spaces AS s
 ), owners AS MATERIALIZED (
-  SELECT o.owner, pg_catalog.pg_has_role(o.owner, 'USAGE') AS mine FROM (SELECT DISTINCT t.owner FROM things AS t) AS o
+  SELECT o.owner, pg_catalog.pg_has_role(o.owner, 'USAGE') AS mine,
+    EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.oid = o.owner AND r.rolsuper) AS super FROM (SELECT DISTINCT t.owner FROM things AS t) AS o
 )";
 
 /// Whether a GRANT of ours would be recorded under the grantor of entry `e` of object `t`: the server
@@ -87,7 +88,7 @@ pub(super) fn ours_on_objects() -> String {
 
 /// The rest of the expressions of the question, each on top of those before.
 const FACTS: &str = r"looked AS MATERIALIZED (
-  SELECT t.*, pg_catalog.pg_get_userbyid(t.owner)::text AS owner_name, n.name IS NOT NULL AS named, g.kind IS NOT NULL AS whole,
+  SELECT t.*, pg_catalog.pg_get_userbyid(t.owner)::text AS owner_name, o.super, n.name IS NOT NULL AS named, g.kind IS NOT NULL AS whole,
     coalesce(pg_catalog.cardinality(t.acl), 0) AS grantees, k.privileges,
     CASE WHEN o.mine THEN k.privileges WHEN t.acl IS NULL OR t.acl::text NOT LIKE '%*%' THEN ARRAY[]::text[]
       ELSE ARRAY(SELECT DISTINCT e.privilege_type FROM pg_catalog.aclexplode(t.acl) AS e
@@ -97,7 +98,7 @@ const FACTS: &str = r"looked AS MATERIALIZED (
   LEFT JOIN grouped AS g ON g.schema = t.schema AND g.kind = t.kind
   WHERE t.schema IN (SELECT w.name FROM wanted AS w) AND (t.kind = 'schema' OR n.name IS NOT NULL OR g.kind IS NOT NULL)
 ), refusing AS MATERIALIZED (
-  SELECT l.schema, l.kind, l.name, l.owner_name,
+  SELECT l.schema, l.kind, l.name, l.owner_name, l.super,
     ARRAY(SELECT p FROM unnest(l.privileges) AS p WHERE p <> ALL (l.grantable)) AS missing
   FROM looked AS l WHERE l.whole AND NOT l.privileges <@ l.grantable
 ), entries AS MATERIALIZED (
@@ -146,7 +147,7 @@ const FACTS: &str = r"looked AS MATERIALIZED (
     FROM sums AS s JOIN things AS t ON t.kind = s.kind AND t.schema = s.schema AND t.owner = s.grantee WHERE NOT s.on_all
   ) AS p GROUP BY 1, 2, 3, 4
 )
-SELECT json_build_object('what', 'object', 'kind', l.kind, 'schema', l.schema, 'name', l.name, 'owner', l.owner_name,
+SELECT json_build_object('what', 'object', 'kind', l.kind, 'schema', l.schema, 'name', l.name, 'owner', l.owner_name, 'super', l.super,
   'grantable', l.grantable, 'grantees', l.grantees) AS fact
 FROM looked AS l WHERE l.named OR l.kind = 'schema'
 UNION ALL
@@ -158,8 +159,8 @@ LEFT JOIN (SELECT x.schema, x.kind, count(*) AS total, max(x.grantees) AS grante
   FROM looked AS x WHERE x.whole GROUP BY 1, 2) AS l ON l.schema = g.schema AND l.kind = g.kind
 UNION ALL
 SELECT json_build_object('what', 'refusing', 'kind', r.kind, 'schema', r.schema, 'privileges', r.missing,
-  'names', json_agg(r.name), 'owner', r.owner_name)
-FROM refusing AS r GROUP BY r.kind, r.schema, r.missing, r.owner_name
+  'names', json_agg(r.name), 'owner', r.owner_name, 'super', r.super)
+FROM refusing AS r GROUP BY r.kind, r.schema, r.missing, r.owner_name, r.super
 UNION ALL
 SELECT json_build_object('what', 'signatures', 'schema', n.schema, 'name', n.name, 'names', json_agg(t.name))
 FROM named AS n JOIN things AS t ON t.schema = n.schema AND t.kind = 'function'
@@ -167,7 +168,7 @@ FROM named AS n JOIN things AS t ON t.schema = n.schema AND t.kind = 'function'
 WHERE n.kind = 'function' AND NOT EXISTS (SELECT FROM looked AS l WHERE l.schema = n.schema AND l.kind = 'function' AND l.name = n.name)
 GROUP BY n.schema, n.name
 UNION ALL
-SELECT json_build_object('what', 'speaker', 'owner', r.rolname::text, 'mine', pg_catalog.pg_has_role(r.oid, 'USAGE'))
+SELECT json_build_object('what', 'speaker', 'owner', r.rolname::text, 'mine', pg_catalog.pg_has_role(r.oid, 'USAGE'), 'super', r.rolsuper)
 FROM pg_catalog.pg_roles AS r WHERE r.rolname IN (SELECT a.name FROM speakers AS a)
 UNION ALL
 SELECT json_build_object('what', 'owned', 'role', r.name, 'kind', w.kind, 'schema', w.schema)
@@ -256,6 +257,8 @@ enum Fact {
         schema: String,
         name: String,
         owner: String,
+        #[serde(rename = "super", default)]
+        is_super: bool,
         grantable: BTreeSet<Privilege>,
         grantees: u32,
     },
@@ -272,6 +275,8 @@ enum Fact {
         privileges: BTreeSet<Privilege>,
         names: BTreeSet<String>,
         owner: String,
+        #[serde(rename = "super", default)]
+        is_super: bool,
     },
     Signatures {
         schema: String,
@@ -281,6 +286,8 @@ enum Fact {
     Speaker {
         owner: String,
         mine: bool,
+        #[serde(rename = "super", default)]
+        is_super: bool,
     },
     Owned {
         role: String,
@@ -347,11 +354,14 @@ fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
             schema,
             name,
             owner,
+            is_super,
             grantable,
             grantees,
         } => {
+            let owner = parse(owner)?;
+            catalog.superusers.extend(is_super.then(|| owner.clone()));
             let facts = ObjectFacts {
-                owner: parse(owner)?,
+                owner,
                 grantable,
                 grantees,
             };
@@ -381,9 +391,11 @@ fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
             privileges,
             names,
             owner,
+            is_super,
         } => {
             let group = catalog.groups.entry(Group { schema, kind }).or_default();
             let owner = parse(owner)?;
+            catalog.superusers.extend(is_super.then(|| owner.clone()));
             for privilege in privileges {
                 let refused = group.ungrantable.entry(privilege).or_default();
                 let names = names.iter().cloned();
@@ -399,8 +411,14 @@ fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
             let group = Group { schema, kind };
             catalog.signatures.insert(Object { group, name }, names);
         }
-        Fact::Speaker { owner, mine } => {
-            catalog.owners.insert(parse(owner)?, mine);
+        Fact::Speaker {
+            owner,
+            mine,
+            is_super,
+        } => {
+            let owner = parse(owner)?;
+            catalog.superusers.extend(is_super.then(|| owner.clone()));
+            catalog.owners.insert(owner, mine);
         }
         Fact::Owned { role, kind, schema } => {
             let held = catalog.held.entry(parse(role)?).or_default();

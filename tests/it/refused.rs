@@ -154,6 +154,11 @@ const NEW_PRINCIPALS: &[Case] = &[
         "set exactly one of workloadIdentity, managedIdentity, clientSecret, clientCertificate, operator",
     ),
     (
+        "the operator's own identity for a token in a Secret",
+        |o| o["spec"]["token"]["identity"] = json!({"operator": {}}),
+        "operator is for servers only",
+    ),
+    (
         "a path instead of a service account",
         |o| {
             o["spec"]["token"]["identity"] =
@@ -198,6 +203,16 @@ const NEW_PRINCIPALS: &[Case] = &[
             o["spec"]["token"]["renewBeforePercentage"] = json!(20);
         },
         "set at most one of renewBefore, renewBeforePercentage",
+    ),
+    (
+        "a duration in days",
+        |o| o["spec"]["token"]["renewBefore"] = json!("1d"),
+        "spec.token.renewBefore in body should match",
+    ),
+    (
+        "a duration without a unit",
+        |o| o["spec"]["token"]["renewBefore"] = json!("60"),
+        "spec.token.renewBefore in body should match",
     ),
     (
         "renewing at the end",

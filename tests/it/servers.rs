@@ -264,18 +264,12 @@ async fn identities_of_operator_and_node_work_only_where_they_are_listed() -> Re
     server(&world, "own", |spec| spec["admins"] = own).await?;
     server(&world, "node", |spec| spec["admins"] = nodes).await?;
     server(&world, "server", |_| ()).await?;
-    let mut api = world.api();
-    api["spec"]["token"]["identity"] = json!({"operator": {}});
-    world.apply(&api).await?;
 
     let platform = world.names.platform.clone();
     let words = [platform.as_str(), "operatorIdentityNamespaces"];
     fails(&world, ("server", "own"), "IdentityNotAllowed", &words).await?;
     let words = [platform.as_str(), node, "managedIdentities"];
     fails(&world, ("server", "node"), "IdentityNotAllowed", &words).await?;
-    let words = [world.names.team.as_str(), "operatorIdentityNamespaces"];
-    fails(&world, ("principal", "api"), "IdentityNotAllowed", &words).await?;
-    assert_eq!(world.get("secret", "api").await?, None);
     for client in [importer, node] {
         assert_eq!(world.token_requests(Some(client)), 0);
     }

@@ -9,7 +9,7 @@ use crate::cluster::{EventType, FINALIZER};
 use crate::controller::index::key_of;
 use crate::controller::{Context, result_of};
 use crate::model::Desired;
-use crate::model::ending::ABANDON;
+use crate::model::ending::{ABANDON, not_abandoned};
 
 use super::drop::{self, Ended};
 use super::{Next, report};
@@ -66,7 +66,10 @@ pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> N
                 }
             }
         },
-        Err(failure) => report::waiting(object, &failure, ctx).await,
+        Err(failure) => {
+            let failure = not_abandoned(failure, object.annotations().get(ABANDON));
+            report::waiting(object, &failure, ctx).await
+        }
     }
 }
 

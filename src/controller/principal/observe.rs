@@ -416,12 +416,14 @@ pub(super) async fn allowance(
 fn identity_allowed(desired: &Desired, ctx: &Context) -> Result<(), Failure> {
     match &desired.token {
         Some(token) => {
+            // First: no listing in the configuration would help.
+            never_the_operators(&token.identity)?;
             ctx.settings
                 .identity_allowed(&desired.key.namespace, &token.identity)?;
             if let Ok(layout) = &token.layout {
                 ctx.settings.names_allowed(layout)?;
             }
-            never_the_operators(&token.identity)
+            Ok(())
         }
         None => Ok(()),
     }

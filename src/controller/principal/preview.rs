@@ -44,6 +44,7 @@ pub(super) async fn preview(
             statements: 0,
             lines: vec![cannot(&failure)],
             problem: Some(failure),
+            more: 0,
         }),
         Ok(preview) => Ok(preview),
     };
@@ -108,6 +109,7 @@ fn shown(desired: &Desired, world: &World, steps: &Steps, assumed: Option<&Objec
         statements,
         lines: cut(lines),
         problem: steps.problems.first().cloned(),
+        more: steps.problems.len().saturating_sub(1),
     }
 }
 

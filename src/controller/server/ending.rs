@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::{StreamExt as _, stream};
-use kube::Resource;
 use kube::runtime::controller::Action;
+use kube::{Resource, ResourceExt};
 
 use super::{LOOK_AGAIN_FAILED, connect, kept, told};
 use crate::api::{EntraPostgresPrincipal, EntraPostgresServer};
 use crate::cluster::EventType;
 use crate::controller::index::key_of;
 use crate::controller::{Context, finalizers};
-use crate::model::ending::{ABANDON, is_abandoned, waiting_for};
+use crate::model::ending::{ABANDON, is_abandoned, not_abandoned, waiting_for};
 use crate::model::report::ServerOutcome;
 use crate::model::{Failure, ObjectKey};
 
@@ -33,7 +33,10 @@ pub(super) async fn once(object: &EntraPostgresServer, started: Instant, ctx: &C
     }
     let waits = match let_go(&object, &key, ctx).await {
         Ok(needing) if needing.is_empty() => return Action::await_change(),
-        Ok(needing) => waiting_for(&key, needing.iter().map(AsRef::as_ref)),
+        Ok(needing) => {
+            let waits = waiting_for(&key, needing.iter().map(AsRef::as_ref));
+            not_abandoned(waits, object.annotations().get(ABANDON))
+        }
         Err(failure) => {
             tracing::warn!(object = %key, "could not end the deletion: {failure}");
             failure

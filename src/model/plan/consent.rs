@@ -28,16 +28,19 @@ pub(super) fn declared(desired: &Desired, observed: &Observed) -> Result<Declare
     };
     let recorded = recorded(observed);
     match (read, recorded) {
-        (Ok(id), Some(recorded)) if *id != recorded && desired.rebind.as_ref() != Some(id) => {
+        (Ok(id), Some(recorded)) if *id != recorded && !consents(desired, id) => {
             let message = format!(
                 "key {:?} of ConfigMap {}/{} has object id {id} now, and role {:?} on server {} is for \
                  {recorded}: it stays so. To bind it to the new identity set annotation {REBIND}: {id} on \
-                 the EntraPostgresPrincipal",
+                 the EntraPostgresPrincipal{}",
                 source.key,
                 desired.key.namespace,
                 source.name,
                 desired.role.as_str(),
-                desired.server
+                desired.server,
+                (desired.rebind.as_ref())
+                    .map(|value| format!("; it is {value:?} now, which is no consent to this"))
+                    .unwrap_or_default()
             );
             let reason = Reason::ObjectIdMismatch;
             Ok(Declared {
@@ -55,6 +58,12 @@ pub(super) fn declared(desired: &Desired, observed: &Observed) -> Result<Declare
         }),
         (Err(failure), None) => Err(failure.clone()),
     }
+}
+
+/// Whether annotation `entrapostgres.io/rebind` has this very id.
+fn consents(desired: &Desired, id: &ObjectId) -> bool {
+    let value = desired.rebind.as_deref();
+    value.and_then(ObjectId::parse).as_ref() == Some(id)
 }
 
 /// The identity that the role was bound to, by the status or by our own marker.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{READY, RECONCILING, STALLED};
+use super::{PENDING, READY, RECONCILING, STALLED};
 use crate::model::{Class, Failure};
 
 /// One condition before it has a time.
@@ -55,8 +55,8 @@ impl Verdict {
 }
 
 /// The worst half decides; of equals the first.
-pub(super) fn ready<const N: usize>(halves: [Option<&Verdict>; N]) -> Verdict {
-    let halves: Vec<&Verdict> = halves.into_iter().flatten().collect();
+pub(super) fn ready<const N: usize>(named: [(&str, Option<&Verdict>); N]) -> Verdict {
+    let halves: Vec<&Verdict> = named.iter().filter_map(|(_, half)| *half).collect();
     let worst = ["False", "Unknown"]
         .iter()
         .find_map(|status| halves.iter().find(|half| half.status == *status));
@@ -64,7 +64,7 @@ pub(super) fn ready<const N: usize>(halves: [Option<&Verdict>; N]) -> Verdict {
         Some(half) => Verdict {
             status: half.status,
             reason: half.reason.clone(),
-            message: half.message.clone(),
+            message: format!("{}{}", half.message, also(half, &named)),
         },
         None => Verdict::is_true(
             READY,
@@ -75,6 +75,23 @@ pub(super) fn ready<const N: usize>(halves: [Option<&Verdict>; N]) -> Verdict {
                 .join("; "),
         ),
     }
+}
+
+/// Names the other halves that failed for another reason: their conditions have the words.
+fn also(worst: &Verdict, named: &[(&str, Option<&Verdict>)]) -> String {
+    let halves = named
+        .iter()
+        .filter_map(|(name, half)| Some((name, (*half)?)));
+    let failed = halves.filter(|(_, half)| {
+        half.status != "True" && half.reason != worst.reason && half.reason != PENDING
+    });
+    let others: Vec<String> = failed
+        .map(|(name, half)| format!("{name}: {}", half.reason))
+        .collect();
+    if others.is_empty() {
+        return String::new();
+    }
+    format!("; also {} (see that condition)", others.join(", "))
 }
 
 /// Builds conditions; the time of one changes only with its status word.

@@ -22,6 +22,9 @@ pub use preview::{Preview, planned};
 
 /// Condition type: all halves are well.
 pub const READY: &str = "Ready";
+/// Reason of a half that nothing is wrong with and that was not worked on yet.
+const PENDING: &str = "Pending";
+
 /// Condition type: the role is as declared.
 pub const ROLE_SYNCED: &str = "RoleSynced";
 /// Condition type: the Secret has a token that lives.
@@ -171,7 +174,11 @@ pub fn principal(
     let login = login.map(|login| login_verdict(login, &role_name(outcome, old), &old.conditions));
     // A token that could not be tried is published all the same: only a refusal is a fault.
     let refused = login.as_ref().filter(|verdict| verdict.status == "False");
-    let ready = ready([Some(&role_verdict), token_verdict.as_ref(), refused]);
+    let ready = ready([
+        (ROLE_SYNCED, Some(&role_verdict)),
+        (TOKEN_ISSUED, token_verdict.as_ref()),
+        (LOGIN_VERIFIED, refused),
+    ]);
     conditions.put(READY, ready);
     conditions.put(ROLE_SYNCED, role_verdict);
     if let Some(verdict) = token_verdict {
@@ -353,7 +360,7 @@ fn token_verdict(token: &TokenOutcome) -> Verdict {
         },
         (None, None) => Verdict {
             status: "Unknown",
-            reason: "Pending".to_owned(),
+            reason: PENDING.to_owned(),
             message: "there is no token yet".to_owned(),
         },
     }
@@ -400,7 +407,7 @@ pub fn server(
     let mut conditions = Conditions::new(&old.conditions, generation, now);
     let whole = match &outcome.waits {
         Some(waits) => deleted(waits, not_connected),
-        None => ready([Some(&verdict())]),
+        None => ready([(CONNECTED, Some(&verdict()))]),
     };
     conditions.put(READY, whole);
     conditions.put(CONNECTED, verdict());

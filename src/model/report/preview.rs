@@ -16,6 +16,8 @@ pub struct Preview {
     pub lines: Vec<String>,
     /// What cannot be as declared; the first of several.
     pub problem: Option<Failure>,
+    /// How many more there are.
+    pub more: usize,
 }
 
 impl Preview {
@@ -23,17 +25,24 @@ impl Preview {
         let Self {
             statements,
             problem,
+            more,
             ..
         } = self;
+        let more = match more {
+            0 => String::new(),
+            more => format!(" (and {more} more that cannot be: see status.plan)"),
+        };
         let what = match (statements, problem) {
             (0, None) => "all is as declared".to_owned(),
-            (0, Some(problem)) => format!("there is nothing to do but what cannot be: {problem}"),
+            (0, Some(problem)) => {
+                format!("there is nothing to do but what cannot be: {problem}{more}")
+            }
             (1, None) => "1 statement would be sent, see status.plan".to_owned(),
             (count, None) => format!("{count} statements would be sent, see status.plan"),
             (count, Some(problem)) => {
                 let s = if *count == 1 { "" } else { "s" };
                 format!(
-                    "{count} statement{s} would be sent, see status.plan; not all can be: {problem}"
+                    "{count} statement{s} would be sent, see status.plan; not all can be: {problem}{more}"
                 )
             }
         };

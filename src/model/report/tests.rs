@@ -56,6 +56,7 @@ fn a_plan_is_shown_and_goes_with_its_mode() {
         statements,
         lines: lines.iter().map(|&line| line.to_owned()).collect(),
         problem: None,
+        more: 0,
     };
     let shown = planned(&old, 1, Ok(&preview(1, &["GRANT"])), now);
     assert_eq!(shown.plan, ["GRANT"]);
@@ -313,4 +314,49 @@ fn a_suspended_token_is_good_until_it_ends() {
     );
     assert_eq!(suspended(&after, 2, at(300)), after);
     assert_eq!(after.token, Some(until(200)));
+}
+
+// Red when: message() does not say how many obstacles there are beside the first.
+#[test]
+fn a_plan_with_several_obstacles_says_how_many() {
+    let old = EntraPostgresPrincipalStatus::default();
+    for (statements, more, words) in [
+        (0, 0, "what cannot be: first"),
+        (0, 1, "first (and 1 more that cannot be: see status.plan)"),
+        (2, 3, "first (and 3 more that cannot be: see status.plan)"),
+    ] {
+        let preview = Preview {
+            statements,
+            lines: Vec::new(),
+            problem: Some(Failure::new(Class::Denied, Reason::NotGrantable, "first")),
+            more,
+        };
+        let shown = planned(&old, 1, Ok(&preview), Timestamp::UNIX_EPOCH);
+        let said = &shown.conditions[0].message;
+        assert!(said.ends_with(words), "{words}: {said}");
+    }
+}
+
+// Red when: ready() names only the worst half, one that only waits its turn, or one reason twice.
+#[test]
+fn ready_names_the_other_half_that_fails() {
+    let verdict = |status, reason: &str| Verdict {
+        status,
+        reason: reason.to_owned(),
+        message: "first".to_owned(),
+    };
+    let role = verdict("False", "RoleExists");
+    for (token, said) in [
+        (
+            verdict("Unknown", "ClientSecretNotFound"),
+            "first; also TokenIssued: ClientSecretNotFound (see that condition)",
+        ),
+        (verdict("True", "RenewalFailing"), "first"),
+        (verdict("Unknown", PENDING), "first"),
+        (verdict("False", "RoleExists"), "first"),
+    ] {
+        let ready = conditions::ready([(ROLE_SYNCED, Some(&role)), (TOKEN_ISSUED, Some(&token))]);
+        assert_eq!(ready.message, said);
+        assert_eq!(ready.reason, "RoleExists");
+    }
 }

@@ -34,6 +34,8 @@ pub(super) struct Place<'a> {
     pub facts: &'a ServerFacts,
     pub role: &'a RoleName,
     pub database: &'a str,
+    /// Roles whose privileges nobody lends.
+    pub superusers: Option<&'a BTreeSet<RoleName>>,
 }
 
 /// Privileges on objects of a group that are in somebody else's hands.
@@ -181,14 +183,15 @@ impl Place<'_> {
                 format!(": GRANT {} ON {objects} TO {}", words(what), self.grantee())
             });
             let text = format!(
-                "the operator's administrator {} may not grant {} on {}; their owner {} can{}; or, \
-                     so that it may from now on: {}",
+                "the operator's administrator {} may not grant {} on {}; their owner {} can{}{}",
                 self.administrator(),
                 words(what),
                 described(group, names),
                 ident(owner.as_str()),
                 statement.unwrap_or_default(),
-                self.lend(owner)
+                (self.lend(owner))
+                    .map(|lend| format!("; or, so that it may from now on: {lend}"))
+                    .unwrap_or_default()
             );
             failure(Reason::NotGrantable, self.say(&text))
         };
@@ -251,11 +254,15 @@ impl Place<'_> {
     ) -> Failure {
         let what = format!(
             "default privileges ({}) for what role {:?} will create: the operator's administrator {} has \
-             not that role's privileges; a database administrator can give them: {}",
+             not that role's privileges; {}",
             words(privileges),
             owner.as_str(),
             self.administrator(),
-            self.lend(owner)
+            self.lend(owner).map_or_else(
+                || "nobody lends them, so that role itself has to ALTER DEFAULT PRIVILEGES"
+                    .to_owned(),
+                |lend| format!("a database administrator can give them: {lend}")
+            )
         );
         failure(Reason::NotGrantable, self.say(&what))
     }
@@ -289,18 +296,24 @@ impl Place<'_> {
         ))
     }
 
-    /// The statement that lends us the privileges of another role.
-    fn lend(&self, owner: &RoleName) -> String {
+    /// The statement that lends us the privileges of another role; `None`: nobody should, or Azure lets
+    /// nobody, as of a superuser or one of its own roles.
+    fn lend(&self, owner: &RoleName) -> Option<String> {
+        let reserved = ["azuresu", "azure_pg_admin"].contains(&owner.as_str())
+            || owner.as_str().starts_with("pg_");
+        if reserved || self.superusers.is_some_and(|roles| roles.contains(owner)) {
+            return None;
+        }
         let options = if self.facts.version_num >= 160_000 {
             " WITH INHERIT TRUE"
         } else {
             ""
         };
-        format!(
+        Some(format!(
             "GRANT {} TO {}{options}",
             ident(owner.as_str()),
             self.administrator()
-        )
+        ))
     }
 
     fn administrator(&self) -> String {

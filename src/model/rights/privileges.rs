@@ -113,6 +113,8 @@ pub(super) fn plan(
             facts: &observed.server,
             role: &desired.role,
             database,
+            superusers: (observed.inside.get(*database))
+                .and_then(|inside| Some(&inside.as_ref().ok()?.superusers)),
         };
         let exclusive = desired.privileges.exclusive && named.contains(database);
         match observed.databases.get(*database) {

@@ -152,7 +152,6 @@ async fn a_tenant_gets_no_token_of_anybody_else() -> Result<()> {
             "IdentityNotAllowed",
         ),
         ("node", managed(json!({})), "IdentityNotAllowed"),
-        ("operator", json!({"operator": {}}), "IdentityNotAllowed"),
     ];
     for (name, identity, reason) in cases {
         let mut object = world.principal(name, name, json!({"type": "ServicePrincipal"}));

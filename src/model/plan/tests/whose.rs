@@ -298,7 +298,7 @@ fn from_map(rebind: Option<&str>) -> Desired {
             name: "identity".to_owned(),
             key: "principalId".to_owned(),
         }),
-        rebind: rebind.map(id),
+        rebind: rebind.map(str::to_owned),
         ..desired()
     }
 }
@@ -364,6 +364,19 @@ fn a_changed_config_map_binds_a_role_anew_only_by_consent() {
         ] {
             assert!(problem.message.contains(words), "{words}: {problem}");
         }
+        // What is no consent is told, whatever it is.
+        for wrong in [THIRD, "zzz"] {
+            let decided = plan(&from_map(Some(wrong)), &found, noon(), CLUSTER).role;
+            let Ok(RoleWork::Steps(kept)) = decided else {
+                panic!("{decided:?}");
+            };
+            let said = &kept.problems[0].message;
+            assert!(
+                said.ends_with(&format!("it is {wrong:?} now, which is no consent to this")),
+                "{said}"
+            );
+        }
+        assert!(!problem.message.contains("no consent"), "{problem}");
         let of_another = steps_and_problems(&from_map(Some(THIRD)), &found);
         assert_eq!(of_another, (Vec::new(), vec![Reason::ObjectIdMismatch]));
         let (steps, problems) = steps_and_problems(&from_map(Some(OTHER)), &found);

@@ -86,6 +86,22 @@ fn what_we_may_not_grant_comes_with_the_statement_that_helps() {
     assert_eq!(rights.asked, Asked::default(), "nothing was given");
 }
 
+// Red when: lend() advises to lend the privileges of a superuser, or of one of Azure's own roles.
+#[test]
+fn nobody_is_told_to_lend_a_superusers_privileges() {
+    let server = server(with_tables(&["a"]).with(table("c"), false));
+    let declared = reads(&[Some("c")]);
+    let mut observed = server.observed(&declared, &Asked::default());
+    let mut catalog = DatabaseCatalog::clone(observed.inside["shop"].as_ref().unwrap());
+    catalog.superusers.insert(role(STRANGER));
+    (observed.inside).insert("shop".to_owned(), Ok(Arc::new(catalog)));
+    let rights = super::super::plan(&declared, &Asked::default(), None, &observed);
+    let statement = r#"GRANT SELECT ON TABLE "app"."c" TO "orders-api""#;
+    says(&rights.problems, Reason::NotGrantable, &[statement]);
+    let said = &rights.problems[0].message;
+    assert!(!said.contains(r#"GRANT "stranger""#), "{said}");
+}
+
 #[test]
 fn all_gives_no_step_when_only_what_we_may_not_grant_is_left() {
     let shop = with_tables(&["a"]).with(table("c"), false);
