@@ -56,7 +56,10 @@ impl Asked {
         };
         let client = self.client();
         Some(match code {
-            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 if self.thumbprint.is_some() => {
+            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 | 700_027 | 50027 | 50012
+            | 7_000_214 | 1_000_502
+                if self.thumbprint.is_some() =>
+            {
                 (ClientCertificateInvalid, self.registration())
             }
             70021 | 700_211 | 700_212 | 700_213 | 7_002_131 => {
@@ -74,9 +77,6 @@ impl Asked {
                     "refused the {what} as too old or too young: compare the clock of {whose}"
                 );
                 (EntraRefused, advice)
-            }
-            700_027 | 50027 | 50012 | 7_000_214 | 1_000_502 if self.thumbprint.is_some() => {
-                (ClientCertificateInvalid, self.registration())
             }
             700_027 | 50027 => (
                 EntraRefused,
