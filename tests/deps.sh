@@ -46,7 +46,7 @@ fi
 
 # Go newer than 1.21 fetches the version that go.mod names by itself.
 if ! have go || ! [[ $(GOTOOLCHAIN=local go version) =~ go1\.(2[1-9]|[3-9][0-9]) ]]; then
-    by_hand+=("Go 1.21 or newer is missing: install it from https://go.dev/dl")
+    by_hand+=("no Go on PATH: install Go 1.21 or newer, which fetches 1.26 by itself, from https://go.dev/dl")
 fi
 have cargo || by_hand+=("Rust is missing: install it from https://rustup.rs")
 

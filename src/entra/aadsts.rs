@@ -56,6 +56,15 @@ impl Asked {
         };
         let client = self.client();
         Some(match code {
+            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 | 700_027 | 50027 | 50012
+            | 7_000_214 | 1_000_502
+                if self.thumbprint.is_some() =>
+            {
+                (ClientCertificateInvalid, self.registration())
+            }
+            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 => {
+                (FederatedCredentialMissing, self.federation())
+            }
             700_024 => {
                 let (what, whose) = match &self.thumbprint {
                     Some(_) => ("signature of the client certificate", "the operator's node"),
@@ -68,15 +77,6 @@ impl Asked {
                     "refused the {what} as too old or too young: compare the clock of {whose}"
                 );
                 (EntraRefused, advice)
-            }
-            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 | 700_027 | 50027 | 50012
-            | 7_000_214 | 1_000_502
-                if self.thumbprint.is_some() =>
-            {
-                (ClientCertificateInvalid, self.registration())
-            }
-            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 => {
-                (FederatedCredentialMissing, self.federation())
             }
             700_027 | 50027 => (
                 EntraRefused,

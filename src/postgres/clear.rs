@@ -65,6 +65,14 @@ fn read(tables: &[Table]) -> Option<Cleared> {
     })
 }
 
+/// Roles are of the whole server. The line's name has the database before it; a server's has no spaces
+/// around an "on".
+fn without_database(place: &str) -> &str {
+    place
+        .rsplit_once(" on ")
+        .map_or(place, |(_, server)| server)
+}
+
 /// A refusal in words; those that the statements raise themselves name the other role in DETAIL.
 fn trouble(line: &Line, role: &RoleName, heir: Option<&RoleName>, error: &Unanswered) -> Trouble {
     let trouble = line.trouble("clear", Some(role), error);
@@ -80,7 +88,7 @@ fn trouble(line: &Line, role: &RoleName, heir: Option<&RoleName>, error: &Unansw
             Reason::ObjectNotFound,
             format!(
                 "role {shown:?} is not dropped: role {other:?} of reassignOwnedTo does not exist on {}; make it, or correct reassignOwnedTo",
-                line.server
+                without_database(&line.server)
             ),
         ),
         clear_sql::NO_MEMBERSHIP => {
@@ -117,6 +125,17 @@ fn trouble(line: &Line, role: &RoleName, heir: Option<&RoleName>, error: &Unansw
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Red when: a role is said to be missing on one database.
+    #[test]
+    fn a_role_is_missing_on_the_server() {
+        let server = "EntraPostgresServer platform/orders (orders.example:5432)";
+        for database in ["orders", "a \" on b"] {
+            let place = format!("database {database:?} on {server}");
+            assert_eq!(without_database(&place), server);
+        }
+        assert_eq!(without_database(server), server);
+    }
 
     #[test]
     fn an_answer_is_read_and_an_odd_one_is_no_success() {

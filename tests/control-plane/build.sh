@@ -35,7 +35,7 @@ if [ -n "${KUBEBUILDER_ASSETS:-}" ] && [ "$want" = control-plane ]; then
     exit
 fi
 
-command -v go >/dev/null || fail "no go on PATH: run 'make deps', or install Go 1.26 or newer from https://go.dev/dl"
+command -v go >/dev/null || fail "no go on PATH: run 'make deps', or install Go 1.21 or newer, which fetches 1.26 by itself, from https://go.dev/dl"
 # A subshell each: a pipe that ends early would hide a failure.
 go_version=$(cd "$here/kubernetes" && go env GOVERSION)
 modules=("$here"/*/)

@@ -212,6 +212,7 @@ fn two_replicas_have_a_disruption_budget_and_definitions_can_be_left_out() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn wrong_values_are_refused_by_name() {
     for (values, complaint) in [
         (&["nonsense=1"][..], "nonsense"),

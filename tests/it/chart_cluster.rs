@@ -143,6 +143,7 @@ async fn api_server_takes_every_manifest_strictly() {
         }
     }
     accepts(&client, &render(ALL)).await;
+    accepts(&client, &render(&["metrics.podMonitor.enabled=true"])).await;
 
     // Who may view a namespace sees the kinds there; who may edit it declares principals.
     let roles: Api<ClusterRole> = Api::all(client);

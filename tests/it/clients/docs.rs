@@ -277,6 +277,20 @@ fn check_mount(page: &str, pod: &Value) {
     }
 }
 
+// Red when: a page leaves out what most programs get wrong first.
+#[test]
+fn every_page_says_what_never_sees_a_renewal() -> Result<()> {
+    for page in fs::read_dir(root().join("docs/clients"))? {
+        let page = page?.path();
+        let text = fs::read_to_string(&page)?;
+        // The table of all that never does.
+        let is_common = page.ends_with("README.md");
+        let sentence = "`env`, `envFrom` and `subPath` never see a renewal";
+        assert!(is_common || text.contains(sentence), "{}", page.display());
+    }
+    Ok(())
+}
+
 /// The links of the pages lead somewhere.
 #[test]
 fn links_within_the_documents_lead_to_files() -> Result<()> {

@@ -302,6 +302,21 @@ mod tests {
         faults
     }
 
+    // Red when: an entry of the documentation is not accepted.
+    #[test]
+    fn the_documented_faults_are_accepted() {
+        let page = include_str!("../../../docs/lab.md");
+        let entries: Vec<Fault> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `{")?.split_once("}` |"))
+            .map(|(entry, _)| serde_json::from_str(&format!("{{{entry}}}")).unwrap())
+            .collect();
+        Faults::check(&entries).unwrap();
+        for part in [On::Token, On::Imds, On::Gateway, On::Sql] {
+            assert!(entries.iter().any(|fault| fault.on == part), "{part:?}");
+        }
+    }
+
     #[test]
     fn a_fault_ends_after_its_times_and_only_for_its_client() {
         let faults = faults(
