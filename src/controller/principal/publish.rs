@@ -12,7 +12,7 @@ use crate::controller::index::{Verified, version};
 use crate::model::plan::not_ours;
 use crate::model::publish::{Publication, check, could_publish, is_newer};
 use crate::model::secret::{
-    AfterConflict, Connection, Content, SecretFacts, TokenRecord, fingerprint, identity_of,
+    AfterConflict, Connection, Content, SecretFacts, TokenRecord, fingerprint, identity_of, life_of,
 };
 use crate::model::{Class, Desired, DesiredServer, DesiredToken, Failure, Look, ObjectId, Reason};
 use crate::ports::{AccessToken, LoginCheck as _, SignIn};
@@ -287,6 +287,7 @@ impl Target<'_> {
             identity: identity_of(&self.wanted.identity),
             renewed: (self.desired.renew.clone())
                 .or_else(|| self.present().and_then(|record| record.renewed)),
+            lives: life_of(token.expose()),
         };
         record.in_seconds()
     }

@@ -255,7 +255,7 @@ fn login(
 /// outage of Entra is not worth a write to each object.
 fn is_early(now: Timestamp, due: Option<Timestamp>, record: &TokenRecord) -> bool {
     due.is_some_and(|due| {
-        let planned = record.expires_at.duration_since(due);
+        let planned = record.ends_here().duration_since(due);
         now.duration_since(due) < planned / 4
     })
 }
@@ -272,14 +272,14 @@ fn nothing_newer(published: &Published, now: Timestamp) -> Option<Hold> {
 /// Says that more time was declared than the token lives, or almost as much.
 fn clamped(desired: &Desired, record: &TokenRecord) -> Option<String> {
     let renew = desired.token.as_ref()?.renew;
-    let life = record.expires_at.duration_since(record.issued_at);
-    let clamped = is_clamped(record.issued_at, record.expires_at, renew).then(|| {
+    let life = record.ends_here().duration_since(record.issued_at);
+    let clamped = is_clamped(record.issued_at, record.ends_here(), renew).then(|| {
         format!(
             "token.renewBefore is not less than the token's life of {life:#}: it counts as two thirds of that"
         )
     });
     clamped.or_else(|| {
-        let stays = stays(record.issued_at, record.expires_at, renew)?.as_secs();
+        let stays = stays(record.issued_at, record.ends_here(), renew)?.as_secs();
         Some(format!(
             "token.renewBefore is almost the token's life of {life:#}: a token stays for {stays}s at least"
         ))

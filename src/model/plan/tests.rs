@@ -150,5 +150,6 @@ fn record(issued: i64, expires: i64) -> TokenRecord {
         object_id: id(OURS),
         identity: crate::model::secret::identity_of(&Identity::default()),
         renewed: None,
+        lives: None,
     }
 }

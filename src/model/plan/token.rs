@@ -97,13 +97,8 @@ pub fn is_due(desired: &Desired, record: &TokenRecord, now: Timestamp) -> bool {
 
 /// When this token is to be renewed, by its time or because somebody asked.
 pub fn due(desired: &Desired, record: &TokenRecord) -> Option<Timestamp> {
-    let TokenRecord {
-        issued_at,
-        expires_at,
-        ..
-    } = record;
     let renew = desired.token.as_ref()?.renew;
-    let by_time = renew_at(*issued_at, *expires_at, renew, &desired.uid);
+    let by_time = renew_at(record.issued_at, record.ends_here(), renew, &desired.uid);
     Some(asked_for(desired, record).map_or(by_time, |asked| asked.min(by_time)))
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::token::end_of;
+use super::token::{end_of, life_of};
 use super::{Connection, Layout, TokenRecord};
 
 /// What we wrote of a Secret, by the books of the API server. The rest is others', and stays.
@@ -41,6 +41,7 @@ impl Present {
         let token = layout.token_in(&self.data, &record.sha256)?;
         let record = TokenRecord {
             expires_at: end_of(token).unwrap_or(record.expires_at),
+            lives: life_of(token),
             ..record
         };
         Some((record, token))
@@ -96,7 +97,8 @@ impl Content {
         let Some((record, token)) = found else {
             return Self::Broken;
         };
-        let recorded = TokenRecord::read(&present.annotations).as_ref() == Some(&record);
+        let recorded = TokenRecord::read(&present.annotations)
+            .is_some_and(|recorded| recorded.expires_at == record.expires_at);
         match layout.render(connection, token, record.expires_at) {
             Ok(wanted) if recorded && present.is_as_declared(&wanted, layout) => {
                 Self::Intact(record)

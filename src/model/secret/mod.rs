@@ -18,4 +18,4 @@ pub use record::{
     EXPIRES_AT, IDENTITY_SHA256, ISSUED_AT, TOKEN_OBJECT_ID, TOKEN_SHA256, TokenRecord, identity_of,
 };
 pub use template::{Template, is_reserved};
-pub use token::{fingerprint, token_in};
+pub use token::{fingerprint, life_of, token_in};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::fingerprint;
 use crate::api::Identity;
@@ -41,6 +41,8 @@ pub struct TokenRecord {
     pub identity: String,
     /// The value of annotation `entrapostgres.io/renew` that was obeyed last.
     pub renewed: Option<String>,
+    /// How long it lived when it was made, as it says itself; no annotation has it.
+    pub lives: Option<SignedDuration>,
 }
 
 impl TokenRecord {
@@ -55,6 +57,15 @@ impl TokenRecord {
         }
     }
 
+    /// When it ends, by the clock by which it was written: that may lag behind Entra's, and no token lives
+    /// longer after it came than when it was made.
+    pub fn ends_here(&self) -> Timestamp {
+        let lives = self
+            .lives
+            .and_then(|lives| self.issued_at.checked_add(lives).ok());
+        lives.map_or(self.expires_at, |end| end.min(self.expires_at))
+    }
+
     /// Reads the annotations; `None` when they are incomplete.
     pub fn read(annotations: &BTreeMap<String, String>) -> Option<Self> {
         Some(Self {
@@ -64,6 +75,7 @@ impl TokenRecord {
             object_id: ObjectId::parse(annotations.get(TOKEN_OBJECT_ID)?)?,
             identity: annotations.get(IDENTITY_SHA256)?.clone(),
             renewed: annotations.get(RENEWED).cloned(),
+            lives: None,
         })
     }
 

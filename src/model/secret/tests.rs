@@ -431,6 +431,7 @@ fn record() -> TokenRecord {
         object_id: ObjectId::parse("11111111-2222-3333-4444-555555555555").expect("a GUID"),
         identity: "identity".to_owned(),
         renewed: None,
+        lives: None,
     }
 }
 

@@ -6,12 +6,14 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use ring::digest::{SHA256, digest};
 
 /// More places than this are not tried: whoever fills a Secret with what looks like tokens costs us no
 /// time.
 const MOST_PLACES: usize = 256;
+/// Entra dates its tokens back by this much, for clocks that lag.
+const BACKDATED: SignedDuration = SignedDuration::from_mins(5);
 /// No token is longer.
 const LONGEST: usize = 16 * 1024;
 
@@ -70,6 +72,20 @@ pub(super) fn tenant_of(token: &str) -> Option<String> {
 /// The end of a token's life, as its claims say.
 pub(super) fn end_of(token: &str) -> Option<Timestamp> {
     Timestamp::from_second(claims(token)?.get("exp")?.as_i64()?).ok()
+}
+
+/// How long a token lives that was just made, as its claims say; whatever clock one has.
+pub fn life_of(token: &str) -> Option<SignedDuration> {
+    let claims = claims(token)?;
+    let begin = claims.get("nbf").or(claims.get("iat"))?.as_i64()?;
+    let end = claims.get("exp")?.as_i64()?;
+    let life = SignedDuration::from_secs(end.checked_sub(begin)?);
+    let backdated = if life < BACKDATED * 2 {
+        SignedDuration::ZERO
+    } else {
+        BACKDATED
+    };
+    Some(life - backdated).filter(SignedDuration::is_positive)
 }
 
 fn claims(token: &str) -> Option<serde_json::Value> {

@@ -1,8 +1,10 @@
 //! The token's half: when it is issued, renewed, repaired, and when it is not.
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
 
-use super::super::is_due;
+use super::super::{due, is_due};
 use super::*;
 
 fn token(secret: Look<SecretFacts>) -> (Result<Option<TokenStep>, Reason>, Option<Timestamp>) {
@@ -393,5 +395,32 @@ fn only_the_principals_own_token_is_published() {
         (&group, &other, None, Some(&other), Ok(())),
     ] {
         assert_eq!(publish(desired, token, holders, published), expected);
+    }
+}
+
+// Red when: `due` counts from the end that Entra's clock says: on a node whose clock lags, tokens are
+// renewed when they have ended.
+#[test]
+fn a_clock_that_is_wrong_by_ten_minutes_lets_no_token_end() {
+    for life in [5, 10, 60] {
+        for skew in [-10, 0, 10] {
+            for before in [None, Some(1), Some(4)] {
+                let mut desired = with_token(desired());
+                if let (Some(token), Some(before)) = (&mut desired.token, before) {
+                    token.renew = Renew::Before(Duration::from_secs(60 * before));
+                }
+                // At noon by Entra's clock.
+                let record = TokenRecord {
+                    lives: Some(minutes(life)),
+                    ..record(skew, life)
+                };
+                let due = due(&desired, &record).expect("a time");
+                let truly = due - minutes(skew);
+                assert!(
+                    truly < noon() + minutes(life),
+                    "{life} minutes, {skew}, {before:?}: renewed at {truly}"
+                );
+            }
+        }
     }
 }
