@@ -337,7 +337,9 @@ fn with_rule(value: &Value, rule: &str, each: &mut impl FnMut(&Value)) {
         map.values().for_each(|inner| with_rule(inner, rule, each));
     }
     if let Value::Array(items) = value {
-        items.iter().for_each(|inner| with_rule(inner, rule, each));
+        for inner in items {
+            with_rule(inner, rule, each);
+        }
     }
 }
 
