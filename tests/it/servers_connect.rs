@@ -176,7 +176,12 @@ async fn a_ca_that_is_missing_or_empty_is_named_and_nothing_is_asked_for() -> Re
     for (name, _, words) in &cases {
         fails(&world, ("server", name), "CaInvalid", &[words]).await?;
     }
-    let words = ["EntraPostgresServer", "/gone", "CaInvalid", "does not exist"];
+    let words = [
+        "EntraPostgresServer",
+        "/gone",
+        "CaInvalid",
+        "does not exist",
+    ];
     fails(&world, ("principal", "api"), "ServerNotReady", &words).await?;
     assert_eq!(world.token_requests(None), 0);
 

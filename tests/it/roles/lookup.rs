@@ -173,10 +173,7 @@ async fn an_identity_that_is_something_on_the_server_already_gets_no_second_role
             .await?;
         let said = world.not_ready("principal", name, "IdentityInUse").await?;
         assert!(said.contains(holder) && said.contains(id), "{name}: {said}");
-        assert!(
-            said.contains("or declare another principal"),
-            "{said}"
-        );
+        assert!(said.contains("or declare another principal"), "{said}");
         let spent = statements(&world) - spent;
         assert!(spent <= 1, "{name}: one look, no try; {spent} statements");
     }
