@@ -98,8 +98,8 @@ async fn a_token_goes_only_to_a_server_that_answers_and_proves_its_name() -> Res
     fails(
         &world,
         ("principal", "api"),
-        "CertificateNotTrusted",
-        &["spec.tls"],
+        "ServerNotReady",
+        &["/stranger", "CertificateNotTrusted", "spec.tls"],
     )
     .await?;
     assert_eq!(world.get("secret", "api").await?, None);
@@ -176,8 +176,13 @@ async fn a_ca_that_is_missing_or_empty_is_named_and_nothing_is_asked_for() -> Re
     for (name, _, words) in &cases {
         fails(&world, ("server", name), "CaInvalid", &[words]).await?;
     }
-    let words = ["waiting for", "/gone", "see its conditions"];
-    fails(&world, ("principal", "api"), "Connecting", &words).await?;
+    let words = [
+        "EntraPostgresServer",
+        "/gone",
+        "CaInvalid",
+        "does not exist",
+    ];
+    fails(&world, ("principal", "api"), "ServerNotReady", &words).await?;
     assert_eq!(world.token_requests(None), 0);
 
     let ca = json!({"spec": {"tls": {"caConfigMapRef": {"name": "ca", "key": "ca.crt"}}}});

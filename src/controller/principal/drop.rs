@@ -34,7 +34,7 @@ pub(super) async fn drop_role(
     let Some(server) = ctx.index.server(&desired.server) else {
         return Err(no_server(desired));
     };
-    let server = server?;
+    let server = server.map_err(|failure| failure.of_server(&desired.server))?;
     // After a start it is made while this is looked at: the server is there all the same.
     let session = ctx.sessions.get_within(&desired.server, AFTER_START).await;
     let session = session.ok_or_else(|| not_connected(&desired.server))?;

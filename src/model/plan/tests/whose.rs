@@ -110,20 +110,19 @@ fn an_existing_role_is_not_made_an_administrator() {
         ..desired
     };
     let gone = || there(facts(), Some(MarkerOwner::Gone));
-    for (desired, found) in [
-        (any(), unmarked(plain())),
-        (any(), unmarked(facts())),
-        (desired(), unmarked(facts())),
-        (desired(), gone()),
-        (any(), gone()),
-    ] {
+    let refuses = |desired: Desired, found: Observed| {
         let failure = refusal(&boss(desired), &found);
         assert_eq!(failure.reason, Reason::RoleExists);
         assert!(
             failure.message.contains("not made an administrator"),
             "{failure}"
         );
-    }
+    };
+    refuses(any(), unmarked(plain()));
+    refuses(any(), unmarked(facts()));
+    refuses(desired(), unmarked(facts()));
+    refuses(desired(), gone());
+    refuses(any(), gone());
     // One that is an administrator already is taken over, and drift of our own is put back.
     let administrator = RoleFacts {
         label: Some(EntraLabel {
@@ -163,43 +162,43 @@ fn the_advice_how_to_adopt_is_what_would_do() {
         adoption: Adoption::SameIdentity,
         ..desired()
     };
-    let says = |desired: Desired, found: Observed, advice: &str| {
+    let advises = |desired: Desired, found: Observed, advice: &str| {
         let failure = refusal(&desired, &found);
         assert_eq!(failure.reason, Reason::RoleExists);
         assert!(failure.message.contains(advice), "{advice}: {failure}");
     };
-    says(desired(), bound(OURS), "set adoption: SameIdentity: it is");
-    says(
+    advises(desired(), bound(OURS), "set adoption: SameIdentity: it is");
+    advises(
         desired(),
         bound(OTHER),
         "set adoption: Any: it is bound to another",
     );
-    says(
+    advises(
         desired(),
         unmarked(plain()),
         "set adoption: Any: it is not bound",
     );
-    says(
+    advises(
         same.clone(),
         unmarked(plain()),
         "set adoption: Any: it is not bound",
     );
-    says(
+    advises(
         by_name(same),
         unmarked(plain()),
         "set adoption: Any and principal.objectId: it is not bound",
     );
-    says(
+    advises(
         by_name(desired()),
         bound(OURS),
         "set adoption: SameIdentity and principal.objectId if it is",
     );
-    says(
+    advises(
         by_token.clone(),
         bound(OURS),
         "set adoption: SameIdentity if it is",
     );
-    says(
+    advises(
         by_token,
         unmarked(plain()),
         "set adoption: Any: it is not bound",
