@@ -16,7 +16,7 @@ use crate::model::refresh::{is_clamped, longest_wait, look_at, not_yet, stays};
 use crate::model::report::{self, LoginOutcome, Outcome, RoleChange, TokenOutcome, notes};
 use crate::model::secret::{Content, SecretFacts, TokenRecord};
 use crate::model::tries::is_told;
-use crate::model::{Class, Desired, Failure, Look, Reason};
+use crate::model::{Class, Desired, DesiredToken, Failure, Look, Reason};
 use crate::telemetry::{Metrics, ObjectKind};
 
 use super::execute::Done;
@@ -93,7 +93,9 @@ pub(super) async fn report(
         memory.token.hold = Some(after_loss(desired, now));
     }
     let written = published.is_some();
-    let rests = memory.token.hold.as_ref().and_then(|hold| hold.until);
+    let hold = memory.token.hold.as_ref();
+    let rests = hold.and_then(|hold| hold.until);
+    let nothing_newer_before = rests.filter(|_| hold.is_some_and(|hold| hold.failure.is_none()));
     let present = published
         .map(|published| published.record.clone())
         .or_else(|| present(desired, world));
@@ -101,27 +103,21 @@ pub(super) async fn report(
     ctx.index.remember(&desired.uid, memory);
     let ended = present.clone().filter(|record| record.expires_at <= now);
     let present = present.filter(|_| ended.is_none());
-    let early = failures == 0
-        && (present.as_ref()).is_some_and(|record| is_early(now, due(desired, record), record));
-    let said = present.as_ref().and_then(|record| clamped(desired, record));
     let due_at = present.as_ref().and_then(|record| due(desired, record));
     let due_at = due_at.map(|due| rests.map_or(due, |until| due.max(until)));
     looks.push(due_at.and_then(|due| look_at(due, written, now)));
     let old = ctx.index.status(object);
-    let unseen = matches!(world.observed.secret, Look::Unknown(_));
-    let token = desired.token.as_ref().map(|wanted| TokenOutcome {
-        secret: wanted.secret.clone(),
-        present: present
-            .and_then(|record| token_status(desired, &record, failures, ctx))
-            .or_else(|| report::last_seen(&old, &wanted.secret, now).filter(|_| unseen))
-            .or_else(|| none_yet(failures)),
-        ended: ended
-            .and_then(|record| token_status(desired, &record, failures, ctx))
-            .or_else(|| report::ended(&old, now).filter(|_| unseen)),
-        failure: (token.err().or(waits)).filter(|failure| !(early && is_told(failure))),
-        advice: said,
-        login,
-    });
+    let known = Known {
+        old: &old,
+        unseen: matches!(world.observed.secret, Look::Unknown(_)),
+        present,
+        ended,
+        failures,
+        nothing_newer_before,
+    };
+    let wanted = desired.token.as_ref();
+    let token = wanted
+        .map(|wanted| known.outcome((desired, wanted), (token.err(), waits), login, now, ctx));
     count_token(desired, token.as_ref(), failures, &ctx.reporter.metrics);
     let outcome = Outcome {
         role,
@@ -136,6 +132,56 @@ pub(super) async fn report(
     Next {
         at: looks.into_iter().flatten().min(),
         result,
+    }
+}
+
+/// What is known of a token after a pass.
+struct Known<'a> {
+    old: &'a EntraPostgresPrincipalStatus,
+    /// The Secret could not be looked at.
+    unseen: bool,
+    present: Option<TokenRecord>,
+    ended: Option<TokenRecord>,
+    failures: u32,
+    /// Who gave it has no other before.
+    nothing_newer_before: Option<Timestamp>,
+}
+
+impl Known<'_> {
+    fn outcome(
+        self,
+        (desired, wanted): (&Desired, &DesiredToken),
+        (failed, waits): (Option<Failure>, Option<Failure>),
+        login: Option<LoginOutcome>,
+        now: Timestamp,
+        ctx: &Context,
+    ) -> TokenOutcome {
+        let Self {
+            old,
+            unseen,
+            present,
+            ended,
+            failures,
+            nothing_newer_before,
+        } = self;
+        let early = failures == 0
+            && (present.as_ref()).is_some_and(|record| is_early(now, due(desired, record), record));
+        let advice = present.as_ref().and_then(|record| clamped(desired, record));
+        let none = present.is_none() && ended.is_none();
+        let secret = report::secret_of(old, &wanted.secret, none && failed.is_some());
+        let elsewhere = unseen || (none && secret != wanted.secret);
+        let status = |record| token_status(desired, &record, failures, nothing_newer_before, ctx);
+        TokenOutcome {
+            secret: secret.to_owned(),
+            present: (present.and_then(status))
+                .or_else(|| report::last_seen(old, secret, now).filter(|_| elsewhere))
+                .or_else(|| none_yet(failures)),
+            ended: (ended.and_then(status))
+                .or_else(|| report::ended(old, secret, now).filter(|_| elsewhere)),
+            failure: (failed.or(waits)).filter(|failure| !(early && is_told(failure))),
+            advice,
+            login,
+        }
     }
 }
 
@@ -455,11 +501,13 @@ fn token_status(
     desired: &Desired,
     record: &TokenRecord,
     failures: u32,
+    nothing_newer_before: Option<Timestamp>,
     ctx: &Context,
 ) -> Option<TokenStatus> {
     let due = due(desired, record)?;
     let metrics = &ctx.reporter.metrics;
-    metrics.token(&desired.key, record.expires_at, due);
+    let awaited = nothing_newer_before.map_or(due, |before| before.max(due));
+    metrics.token(&desired.key, record.expires_at, awaited);
     let second = |time: Timestamp| Time(Timestamp::from_second(time.as_second()).unwrap_or(time));
     Some(TokenStatus {
         issued_at: Some(second(record.issued_at)),

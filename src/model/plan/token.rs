@@ -9,6 +9,8 @@ use crate::model::refresh::renew_at;
 use crate::model::secret::{Content, SecretFacts, TokenRecord, identity_of};
 use crate::model::{Class, Desired, DesiredToken, Failure, Look, Reason};
 
+/// Clocks of replicas may differ by this much.
+const SKEW: SignedDuration = SignedDuration::from_mins(15);
 /// How often annotation `entrapostgres.io/renew` is obeyed.
 const ASKED_EVERY: SignedDuration = SignedDuration::from_secs(10);
 
@@ -21,13 +23,29 @@ pub(super) fn token_work(
     let Some(token) = &desired.token else {
         return (Ok(None), None);
     };
-    let allowed = observed
-        .allowance
-        .clone()
-        .and(observed.identity_allowed.clone());
-    if let Err(failure) = allowed {
-        return (Err(failure), None);
+    if let Err(failure) = &observed.identity_allowed {
+        return (Err(failure.clone()), None);
     }
+    let (step, next) = wanted(desired, token, observed, now);
+    match (&observed.allowance, &step) {
+        (Ok(_), _) => (step, next),
+        // What was allowed when the present token was written is, until somebody says otherwise.
+        (Err(failure), Ok(None | Some(TokenStep::Renew { expires: Some(_) })))
+            if failure.class == Class::Transient =>
+        {
+            (step, next)
+        }
+        (Err(failure), _) => (Err(failure.clone()), None),
+    }
+}
+
+/// The same, if it is allowed.
+fn wanted(
+    desired: &Desired,
+    token: &DesiredToken,
+    observed: &Observed,
+    now: Timestamp,
+) -> (Result<Option<TokenStep>, Failure>, Option<Timestamp>) {
     let facts = match &observed.secret {
         Look::Unknown(cause) => return (Err(cause.clone()), None),
         Look::Known(facts) => facts.as_ref(),
@@ -92,7 +110,9 @@ fn immutable(desired: &Desired, name: &str) -> Failure {
 
 /// Whether this token is to be renewed now, by its time or because somebody asked.
 pub fn is_due(desired: &Desired, record: &TokenRecord, now: Timestamp) -> bool {
-    due(desired, record).is_some_and(|due| due <= now)
+    // No clock of ours wrote that.
+    let forged = record.issued_at > now + SKEW;
+    forged || due(desired, record).is_some_and(|due| due <= now)
 }
 
 /// When this token is to be renewed, by its time or because somebody asked.

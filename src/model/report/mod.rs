@@ -193,7 +193,7 @@ pub fn principal(
         conditions: conditions.finish(),
         binding: token
             .as_ref()
-            .filter(|token| token.expires_at().is_some())
+            .filter(|token| token.expires_at().or(token.ended_at()).is_some())
             .map(|token| &token.secret)
             .map(|name| SecretBinding { name: name.clone() }),
         role: role.as_ref().ok().or(old.role.as_ref()).cloned(),
@@ -265,15 +265,32 @@ pub fn last_seen(
     secret: &str,
     now: Timestamp,
 ) -> Option<TokenStatus> {
-    let bound = old.binding.as_ref()?.name == secret;
-    let token = old.token.clone()?;
+    let token = old.token.clone().filter(|_| is_bound(old, secret))?;
     let lives = token.expires_at.as_ref().is_some_and(|end| end.0 > now);
-    (bound && lives).then_some(token)
+    lives.then_some(token)
+}
+
+fn is_bound(old: &EntraPostgresPrincipalStatus, secret: &str) -> bool {
+    (old.binding.as_ref()).is_some_and(|binding| binding.name == secret)
+}
+
+/// The Secret that has the token: while none of another name could be made, the one before.
+pub fn secret_of<'a>(
+    old: &'a EntraPostgresPrincipalStatus,
+    wanted: &'a str,
+    failed: bool,
+) -> &'a str {
+    let before = old.binding.as_ref().map(|binding| binding.name.as_str());
+    before.filter(|_| failed).unwrap_or(wanted)
 }
 
 /// The same of one that has ended since, or was seen to have ended.
-pub fn ended(old: &EntraPostgresPrincipalStatus, now: Timestamp) -> Option<TokenStatus> {
-    let token = old.token.clone()?;
+pub fn ended(
+    old: &EntraPostgresPrincipalStatus,
+    secret: &str,
+    now: Timestamp,
+) -> Option<TokenStatus> {
+    let token = old.token.clone().filter(|_| is_bound(old, secret))?;
     let ended = token.expires_at.as_ref().is_some_and(|end| end.0 <= now);
     ended.then_some(token)
 }

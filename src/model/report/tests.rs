@@ -284,8 +284,8 @@ fn a_renewal_that_fails_is_told_once_and_an_end_is_shown() {
         message,
         "the token in Secret api ended at 1970-01-01T00:01:30Z; no answer"
     );
-    assert_eq!(ended(&over, now), Some(until(90)));
-    assert_eq!(ended(&failing, now), None);
+    assert_eq!(ended(&over, "api", now), Some(until(90)));
+    assert_eq!(ended(&failing, "api", now), None);
 }
 
 // Red when: suspended() keeps what was said of the token, whatever time it is.
@@ -359,4 +359,19 @@ fn ready_names_the_other_half_that_fails() {
         assert_eq!(ready.message, said);
         assert_eq!(ready.reason, "RoleExists");
     }
+}
+
+// Red when: secret_of() forgets the Secret that has the token while none of another name can be made.
+#[test]
+fn a_secret_that_cannot_be_renamed_is_still_the_one() {
+    let old = EntraPostgresPrincipalStatus {
+        binding: Some(SecretBinding {
+            name: "before".to_owned(),
+        }),
+        ..EntraPostgresPrincipalStatus::default()
+    };
+    assert_eq!(secret_of(&old, "api", true), "before");
+    assert_eq!(secret_of(&old, "api", false), "api");
+    let none = EntraPostgresPrincipalStatus::default();
+    assert_eq!(secret_of(&none, "api", true), "api");
 }

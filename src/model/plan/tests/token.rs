@@ -424,3 +424,37 @@ fn a_clock_that_is_wrong_by_ten_minutes_lets_no_token_end() {
         }
     }
 }
+
+// Red when: token_work() returns at an allowance that nobody could look up, or lets more than a renewal pass.
+#[test]
+fn a_renewal_goes_on_while_nobody_can_say_what_is_allowed() {
+    let step = |class, content: Option<Content>| {
+        let secret = content.map_or(Look::Known(None), secret);
+        let failure = Failure::new(class, Reason::ApiError, "the namespace cannot be read");
+        let observed = Observed {
+            allowance: Err(failure),
+            secret,
+            ..there(facts(), Some(MarkerOwner::Us))
+        };
+        plan(&with_token(desired()), &observed, noon(), CLUSTER).token
+    };
+    let due = || Some(Content::Intact(record(-50, 10)));
+    let renewed = step(Class::Transient, due()).expect("goes on");
+    assert!(matches!(
+        renewed,
+        Some(TokenStep::Renew { expires: Some(_) })
+    ));
+    let good = Content::Intact(record(-10, 50));
+    assert_eq!(step(Class::Transient, Some(good)), Ok(None));
+    assert!(step(Class::Transient, None).is_err(), "a first token");
+    assert!(step(Class::Transient, Some(Content::Broken)).is_err());
+    assert!(step(Class::Denied, due()).is_err());
+}
+
+// Red when: is_due() believes that a token came in the future.
+#[test]
+fn a_beginning_in_the_future_is_nobodys() {
+    let desired = with_token(desired());
+    assert!(is_due(&desired, &record(50, 60), noon()));
+    assert!(!is_due(&desired, &record(1, 60), noon()));
+}
