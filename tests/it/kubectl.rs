@@ -177,7 +177,7 @@ async fn kubectl_explain_reads_as_a_manual() -> Result<()> {
                 "The Secret with a fresh access token, for workloads.",
                 "Whose token it is: the principal's own, or for a group any member's.",
                 "The database in the Secret's connection keys.",
-                "How long before its end the token is renewed.",
+                "How long before its end the token is renewed, for example 90s, 20m, 1h30m.",
                 "kubelet takes up to 2 minutes to hand a changed Secret to pods.",
                 "The Secret that is written. It belongs to this object and goes with it.",
             ],
