@@ -210,6 +210,10 @@ fn whole(page: &str, shown: &Value) -> Option<Value> {
         let mut token = json!({"identity": identity});
         merge(&mut token, &shown["token"]);
         (principal(), json!({"spec": {"token": token}}))
+    } else if shown["identity"]["operator"].is_object() {
+        // Only servers may have that one.
+        let admins = json!([{"roleName": "pg-operators", "identity": shown["identity"]}]);
+        (server(), json!({"spec": {"admins": admins}}))
     } else if shown["identity"].is_object() {
         let token = json!({"identity": shown["identity"]});
         (principal(), json!({"spec": {"token": token}}))
