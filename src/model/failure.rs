@@ -293,10 +293,7 @@ impl Failure {
         Self {
             class,
             reason: Reason::ServerNotReady,
-            message: format!(
-                "EntraPostgresServer {server} is not usable ({}): {}",
-                self.reason, self.message
-            ),
+            message: not_usable(server, &self.reason.to_string(), &self.message),
             // It is the server's identity that this would prove.
             proof: None,
             ..self
@@ -311,6 +308,11 @@ impl Failure {
             ..self
         }
     }
+}
+
+/// What principals are told of a server object that is refused for that reason.
+pub fn not_usable(server: &ObjectKey, reason: &str, message: &str) -> String {
+    format!("EntraPostgresServer {server} is not usable ({reason}): {message}")
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::api::{EntraPostgresPrincipal, Identity};
 use crate::cluster::{SecretMeta, SecretRead};
 use crate::controller::Context;
 use crate::controller::index::{Memory, Verified, version};
+use crate::model::failure::not_usable;
 use crate::model::marker::Marker;
 use crate::model::observed::{Login, Observed, Record};
 use crate::model::report::{self, LOGIN_VERIFIED, READY};
@@ -457,10 +458,7 @@ fn no_session(server: &ObjectKey, ctx: &Context) -> Failure {
     let Some(why) = refused.next() else {
         return not_connected(server);
     };
-    let message = format!(
-        "EntraPostgresServer {server} is not usable ({}): {}",
-        why.reason, why.message
-    );
+    let message = not_usable(server, &why.reason, &why.message);
     Failure::new(Class::Waiting, Reason::ServerNotReady, message)
 }
 

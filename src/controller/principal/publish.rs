@@ -9,7 +9,7 @@ use crate::api::EntraPostgresPrincipal;
 use crate::cluster::{SecretContent, SecretMeta, WriteError};
 use crate::controller::Context;
 use crate::controller::index::{Verified, version};
-use crate::model::plan::not_ours;
+use crate::model::plan::{is_asked_for, not_ours};
 use crate::model::publish::{Publication, check, could_publish, is_newer};
 use crate::model::secret::{
     AfterConflict, Connection, Content, SecretFacts, TokenRecord, fingerprint, identity_of, life_of,
@@ -102,9 +102,7 @@ impl Target<'_> {
         let Some(seen) = &self.world.secret else {
             return self.create(token).await;
         };
-        let asked = |record: &TokenRecord| {
-            self.desired.renew.is_some() && self.desired.renew != record.renewed
-        };
+        let asked = |record: &TokenRecord| is_asked_for(self.desired, record);
         let newer = |record: &TokenRecord| {
             let sha256 = fingerprint(token.expose());
             // IMDS keeps tokens, each node its own: another one may be the older.

@@ -23,7 +23,7 @@ use token::token_work;
 
 pub use claim::{gave_all, restores, shut_by_others};
 pub use leave::{Evidence, evidence};
-pub use token::{due, is_due, not_ours, secret_not_ours};
+pub use token::{due, is_asked_for, is_due, not_ours, secret_not_ours};
 
 /// A `ConfigMap` with an object id is read again after this time.
 const SOURCE_EVERY: SignedDuration = SignedDuration::from_mins(10);

@@ -122,16 +122,20 @@ pub fn due(desired: &Desired, record: &TokenRecord) -> Option<Timestamp> {
     Some(asked_for(desired, record).map_or(by_time, |asked| asked.min(by_time)))
 }
 
+/// Whether somebody wants a new token, and has not got it.
+pub fn is_asked_for(desired: &Desired, record: &TokenRecord) -> bool {
+    desired.renew.is_some() && desired.renew != record.renewed
+}
+
 /// When somebody who wants a new token gets it. Each value of the annotation is obeyed once (the Secret
 /// remembers it), the first at once: who sets it again and again would have Entra asked each time, and
 /// slow down everybody.
 fn asked_for(desired: &Desired, record: &TokenRecord) -> Option<Timestamp> {
-    let asked = desired.renew.is_some() && desired.renew != record.renewed;
     let pause = record
         .renewed
         .as_ref()
         .map_or(SignedDuration::ZERO, |_| ASKED_EVERY);
-    asked.then(|| {
+    is_asked_for(desired, record).then(|| {
         record
             .issued_at
             .checked_add(pause)

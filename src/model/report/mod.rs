@@ -265,13 +265,27 @@ pub fn last_seen(
     secret: &str,
     now: Timestamp,
 ) -> Option<TokenStatus> {
-    let token = old.token.clone().filter(|_| is_bound(old, secret))?;
-    let lives = token.expires_at.as_ref().is_some_and(|end| end.0 > now);
-    lives.then_some(token)
+    seen_in(old, secret, |end| end > now)
 }
 
-fn is_bound(old: &EntraPostgresPrincipalStatus, secret: &str) -> bool {
-    (old.binding.as_ref()).is_some_and(|binding| binding.name == secret)
+/// The same of one that has ended since, or was seen to have ended.
+pub fn ended(
+    old: &EntraPostgresPrincipalStatus,
+    secret: &str,
+    now: Timestamp,
+) -> Option<TokenStatus> {
+    seen_in(old, secret, |end| end <= now)
+}
+
+/// The token that the status has of that Secret, if its end is so.
+fn seen_in(
+    old: &EntraPostgresPrincipalStatus,
+    secret: &str,
+    is_so: impl Fn(Timestamp) -> bool,
+) -> Option<TokenStatus> {
+    let bound = old.binding.as_ref()?.name == secret;
+    let token = old.token.as_ref().filter(|_| bound)?;
+    is_so(token.expires_at.as_ref()?.0).then(|| token.clone())
 }
 
 /// The Secret that has the token: while none of another name could be made, the one before.
@@ -282,17 +296,6 @@ pub fn secret_of<'a>(
 ) -> &'a str {
     let before = old.binding.as_ref().map(|binding| binding.name.as_str());
     before.filter(|_| failed).unwrap_or(wanted)
-}
-
-/// The same of one that has ended since, or was seen to have ended.
-pub fn ended(
-    old: &EntraPostgresPrincipalStatus,
-    secret: &str,
-    now: Timestamp,
-) -> Option<TokenStatus> {
-    let token = old.token.clone().filter(|_| is_bound(old, secret))?;
-    let ended = token.expires_at.as_ref().is_some_and(|end| end.0 <= now);
-    ended.then_some(token)
 }
 
 /// Whether a condition is True.
