@@ -211,7 +211,7 @@ pub struct ServerFacts {
 pub struct Parameters {
     /// Those.
     pub free: BTreeSet<String>,
-    /// Of the others that the server knows, those of extensions: with a dot.
+    /// The others that the server knows and shows.
     pub bound: BTreeSet<String>,
 }
 

@@ -24,6 +24,8 @@ pub struct GroupFacts {
     pub total: u32,
     /// Those on which we may not grant a privilege, by who owns them.
     pub ungrantable: BTreeMap<Privilege, BTreeMap<RoleName, BTreeSet<String>>>,
+    /// Of those, the ones where nobody owes it: they are an extension's or a superuser's, or PUBLIC has it.
+    pub spared: BTreeMap<Privilege, BTreeSet<String>>,
     /// The object with the most direct grantees, and how many it has.
     pub most_grantees: Option<(String, u32)>,
 }
@@ -270,8 +272,8 @@ impl GroupFacts {
             let most = facts.most_grantees.as_ref();
             most.is_some_and(|(_, grantees)| *grantees > MANY)
         };
-        (self.total, &self.ungrantable, many(self))
-            == (other.total, &other.ungrantable, many(other))
+        (self.total, &self.ungrantable, &self.spared, many(self))
+            == (other.total, &other.ungrantable, &other.spared, many(other))
     }
 }
 

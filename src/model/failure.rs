@@ -113,6 +113,8 @@ pub enum Reason {
     MembershipLoop,
     /// A database cannot be looked at.
     DatabaseNotAccessible,
+    /// A function of the database, which an event trigger runs, refused what we sent.
+    RefusedInDatabase,
     /// `mode: Plan`: nothing is changed.
     PlanOnly,
     /// The `ConfigMap` with the object id, or its key, does not exist, or it is no object id.
@@ -187,33 +189,80 @@ pub enum Reason {
 
 impl Reason {
     /// Whether it keeps a server's session from being made, and says nothing of any role: the
-    /// administrator's identity, what Entra and the server say of it, the server's CA.
+    /// administrator's identity, what Entra and the server say of it, the server's CA. Every reason is
+    /// listed: a new one has to be decided on.
     fn is_of_set_up(self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::UnknownCloud
-                | Self::HostNotInCloud
-                | Self::IdentityNotAllowed
-                | Self::CaInvalid
-                | Self::CertificateNotTrusted
-                | Self::AdministratorRefused
-                | Self::NotAnEntraAdministrator
-                | Self::TokenInvalid
-                | Self::ServiceAccountNotFound
-                | Self::IdentityIncomplete
-                | Self::ClientSecretNotFound
-                | Self::ClientSecretInvalid
-                | Self::ClientCertificateNotFound
-                | Self::ClientCertificateInvalid
-                | Self::FederatedCredentialMissing
-                | Self::ApplicationNotFound
-                | Self::TenantNotFound
-                | Self::IdentityNotAssigned
-                | Self::EntraRefused
-                | Self::EntraThrottled
-                | Self::EntraUnavailable
-                | Self::ApiError
-        )
+            | Self::HostNotInCloud
+            | Self::IdentityNotAllowed
+            | Self::CaInvalid
+            | Self::CertificateNotTrusted
+            | Self::AdministratorRefused
+            | Self::NotAnEntraAdministrator
+            | Self::TokenInvalid
+            | Self::ServiceAccountNotFound
+            | Self::IdentityIncomplete
+            | Self::ClientSecretNotFound
+            | Self::ClientSecretInvalid
+            | Self::ClientCertificateNotFound
+            | Self::ClientCertificateInvalid
+            | Self::FederatedCredentialMissing
+            | Self::ApplicationNotFound
+            | Self::TenantNotFound
+            | Self::IdentityNotAssigned
+            | Self::EntraRefused
+            | Self::EntraThrottled
+            | Self::EntraUnavailable
+            | Self::ApiError => true,
+            Self::InvalidSpec
+            | Self::ServerNotFound
+            | Self::ServerNotReady
+            | Self::NamespaceNotAllowed
+            | Self::NotAllowedByServer
+            | Self::Suspended
+            | Self::Connecting
+            | Self::ServerUnreachable
+            | Self::ServerReadOnly
+            | Self::DatabaseError
+            | Self::PrincipalNotFound
+            | Self::PrincipalNotUnique
+            | Self::PrincipalTypeMismatch
+            | Self::IdentityInUse
+            | Self::ObjectIdMismatch
+            | Self::RebindRefused
+            | Self::RoleExists
+            | Self::RoleOwnedByOther
+            | Self::RoleOwnedByOtherCluster
+            | Self::RoleProtected
+            | Self::LoginDisabledOnServer
+            | Self::NotSupportedByVersion
+            | Self::ObjectNotFound
+            | Self::NotGrantable
+            | Self::NotRevocable
+            | Self::MissingAdminOption
+            | Self::SettingNotAllowed
+            | Self::MembershipLoop
+            | Self::DatabaseNotAccessible
+            | Self::RefusedInDatabase
+            | Self::PlanOnly
+            | Self::ObjectIdNotFound
+            | Self::WaitingForPrincipals
+            | Self::RoleOwnsObjects
+            | Self::RoleInUse
+            | Self::DropDeferred
+            | Self::SecretNotOurs
+            | Self::SecretOverwritten
+            | Self::NamespaceTerminating
+            | Self::SecretImmutable
+            | Self::TemplateInvalid
+            | Self::TokenOfAdministrator
+            | Self::TokenOfAnother
+            | Self::LoginPending
+            | Self::LoginRefused
+            | Self::NotLeader
+            | Self::Internal => false,
+        }
     }
 }
 

@@ -276,6 +276,37 @@ impl DatabaseInterest {
             .collect()
     }
 
+    /// The two halves of it; `None`: it cannot be less.
+    pub fn halves(&self) -> Option<[Self; 2]> {
+        let count = self.groups.len() + self.objects.len() + self.owners.len();
+        let mut left = count / 2;
+        if left == 0 {
+            return None;
+        }
+        let mut halves = [Self::default(), Self::default()];
+        let mut next = || {
+            let second = left == 0;
+            left = left.saturating_sub(1);
+            usize::from(second)
+        };
+        for group in &self.groups {
+            if let Some(half) = halves.get_mut(next()) {
+                half.groups.insert(group.clone());
+            }
+        }
+        for object in &self.objects {
+            if let Some(half) = halves.get_mut(next()) {
+                half.objects.insert(object.clone());
+            }
+        }
+        for owner in &self.owners {
+            if let Some(half) = halves.get_mut(next()) {
+                half.owners.insert(owner.clone());
+            }
+        }
+        Some(halves)
+    }
+
     /// Adds another's.
     pub fn extend(&mut self, other: &Self) {
         self.groups.extend(other.groups.iter().cloned());

@@ -4,21 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::Error;
-use tokio_postgres::error::SqlState;
-
 use crate::model::{
     Class, Facts, Failure, ObjectId, Reason, RoleName, RoleStep, ServerFacts, Subjects,
 };
 use crate::ports::WriteGate;
 
+use super::answer::Answer;
 use super::connect::Link;
-use super::error::{About, classify, is_rebind_refusal};
+use super::error::{About, explain, is_rebind_refusal, meaning};
 use super::message::{Table, Unanswered, send};
 use super::refusal::{is_right, refusal};
 use super::statements::statements;
 use super::stats::SessionStats;
-use super::{questions, snapshot, sql};
+use super::{batch, questions, snapshot, sql};
 
 /// A connection to send messages of one piece of work on. What changes something asks the gate first,
 /// each time: a piece of work may outlast the lease.
@@ -32,6 +30,8 @@ pub struct Line {
     pub stats: Arc<SessionStats>,
     /// The server as people know it.
     pub server: Arc<str>,
+    /// The same, or the database of it that the connection leads to.
+    pub place: Arc<str>,
     /// When to give up on an answer; what the server itself cancels comes before.
     pub limit: Duration,
 }
@@ -87,7 +87,7 @@ impl Line {
         role: Option<&RoleName>,
         error: &Unanswered,
     ) -> Trouble {
-        let server = &self.server;
+        let server = &self.place;
         Trouble {
             failure: error.failure(About {
                 server,
@@ -137,20 +137,19 @@ pub async fn run(
     let work = Work {
         line,
         role,
-        version_num: server.version_num,
+        server,
         question: questions::facts(&subjects, false),
     };
     let mut refused = Vec::new();
     let tables = match work.together(steps).await {
         Ok(tables) => tables,
-        Err(refusal) if steps.iter().any(is_right) && refusal.may_be_of_a_right() => {
-            refused = work.apart(steps, &server, refusal).await?;
+        Err(Refused::Unanswered(error))
+            if steps.iter().any(is_right) && may_be_of_a_right(&error) =>
+        {
+            refused = work.apart(steps, &error).await?;
             line.ask("look up", Some(role), &work.question).await?
         }
-        Err(refusal) => {
-            let trouble = refusal.into_trouble(line, action(steps), role);
-            return Err(with_statement(trouble, &server, role));
-        }
+        Err(refused) => return Err(work.trouble(steps, refused)),
     };
     Ok(Made {
         facts: snapshot::facts(subjects, &tables),
@@ -166,48 +165,39 @@ enum Refused {
     Told(Trouble),
 }
 
-impl Refused {
-    /// Whether one of several statements was refused that may have been about rights. What is wrong with
-    /// the connection or the identity would be so again, and to look up an identity costs the server.
-    fn may_be_of_a_right(&self) -> bool {
-        let Self::Unanswered(Unanswered::Said(error)) = self else {
-            return false;
-        };
-        let about = About {
-            server: "",
-            role: None,
-            action: "",
-        };
-        let identity = matches!(
-            classify(about, error).reason,
-            Reason::PrincipalNotFound
-                | Reason::PrincipalNotUnique
-                | Reason::PrincipalTypeMismatch
-                | Reason::IdentityInUse
-                | Reason::EntraUnavailable
-                | Reason::RoleExists
-        );
-        let elsewhere = |code: &str| {
-            let classes = ["08", "25", "28", "53", "57", "EP"];
-            code != "57014" && classes.iter().any(|class| code.starts_with(class))
-        };
-        let code = error.code().map(SqlState::code);
-        !identity && !error.is_closed() && code.is_some_and(|code| !elsewhere(code))
-    }
-
-    fn into_trouble(self, line: &Line, action: &str, role: &RoleName) -> Trouble {
-        match self {
-            Self::Unanswered(error) => line.trouble(action, Some(role), &error),
-            Self::Told(trouble) => trouble,
-        }
-    }
+/// Whether one of several statements was refused that may have been about rights. What is wrong with
+/// the connection or the identity would be so again, and to look up an identity costs the server.
+fn may_be_of_a_right(error: &Unanswered) -> bool {
+    let Some(answer) = error.answer() else {
+        return false;
+    };
+    let about = About {
+        server: "",
+        role: None,
+        action: "",
+    };
+    let identity = matches!(
+        meaning(about, answer).reason,
+        Reason::PrincipalNotFound
+            | Reason::PrincipalNotUnique
+            | Reason::PrincipalTypeMismatch
+            | Reason::IdentityInUse
+            | Reason::EntraUnavailable
+            | Reason::RoleExists
+    );
+    let elsewhere = |code: &str| {
+        let classes = ["08", "28", "53", "57", "EP"];
+        let all = classes.iter().any(|class| code.starts_with(class));
+        code == "25006" || (code != "57014" && all)
+    };
+    !identity && !elsewhere(answer.code)
 }
 
 /// A change under way.
 struct Work<'a> {
     line: &'a Line,
     role: &'a RoleName,
-    version_num: u32,
+    server: ServerFacts,
     question: String,
 }
 
@@ -215,7 +205,7 @@ impl Work<'_> {
     /// Makes these steps in one transaction.
     async fn together(&self, steps: &[RoleStep]) -> Result<Vec<Table>, Refused> {
         let message = self.message(steps);
-        match self.send(&message, AGAIN).await {
+        match batch::send(self.line, &message).await {
             Err(Unanswered::Said(error)) if is_rebind_refusal(&error) && binds(steps) => {
                 rebind(self.line, self.role, &message).await
             }
@@ -227,108 +217,72 @@ impl Work<'_> {
     async fn apart(
         &self,
         steps: &[RoleStep],
-        server: &ServerFacts,
-        refusal: Refused,
+        first: &Unanswered,
     ) -> Result<Vec<(RoleStep, Failure)>, Trouble> {
         let (rights, rest): (Vec<RoleStep>, Vec<RoleStep>) =
             steps.iter().cloned().partition(is_right);
         if !rest.is_empty() {
             let made = self.together(&rest).await;
-            made.map_err(|refusal| {
-                let trouble = refusal.into_trouble(self.line, action(&rest), self.role);
-                with_statement(trouble, server, self.role)
-            })?;
-        } else if let ([only], Refused::Unanswered(Unanswered::Said(error))) =
-            (rights.as_slice(), &refusal)
-        {
-            // It was alone already.
-            return Ok(vec![(only.clone(), self.failure(only, server, error))]);
+            made.map_err(|refused| self.trouble(&rest, refused))?;
         }
-        let mut refused = Vec::new();
-        for right in rights {
-            let text = sql::message(&statements(self.role, &right, self.version_num));
-            match self.send(&text, QUICKLY_AGAIN).await {
-                Ok(_) => {}
-                Err(Unanswered::Said(error))
-                    if error.as_db_error().is_some() && !error.is_closed() =>
-                {
-                    let failure = self.failure(&right, server, &error);
-                    refused.push((right, failure));
-                }
-                Err(error) => return Err(self.line.trouble("change", Some(self.role), &error)),
-            }
-        }
-        Ok(refused)
-    }
-
-    /// Sends a message; twice again if it was refused for something that passes.
-    async fn send(&self, text: &str, again: &[&str]) -> Result<Vec<Table>, Unanswered> {
-        let mut left = 2;
-        loop {
-            match self.line.send_change(text).await {
-                Err(Unanswered::Said(error)) if left > 0 && passes(&error, again) => left -= 1,
-                answer => return answer,
-            }
-        }
-    }
-
-    fn failure(&self, step: &RoleStep, server: &ServerFacts, error: &Error) -> Failure {
-        let Line { server: place, .. } = self.line;
-        if let Some(answer) = error.as_db_error() {
-            return refusal(place, server, self.role, step, answer.into());
-        }
-        let about = About {
-            server: place,
-            role: Some(self.role),
-            action: "change",
+        let statement = |right: &RoleStep| sql::message(&self.statements(right));
+        let refusal = |right: &RoleStep, answer: Answer<'_>| {
+            refusal(&self.line.place, &self.server, self.role, right, answer)
         };
-        classify(about, error)
+        // A single right beside other steps was not alone yet.
+        let refused = if rest.is_empty() {
+            batch::each(self.line, &rights, first, statement, refusal).await
+        } else {
+            batch::all_alone(self.line, &rights, first, statement, refusal).await
+        };
+        refused.map_err(|error| self.line.trouble("change", Some(self.role), &error))
+    }
+
+    /// Why these steps were not made.
+    fn trouble(&self, steps: &[RoleStep], refused: Refused) -> Trouble {
+        let error = match refused {
+            Refused::Unanswered(error) => error,
+            Refused::Told(trouble) => return trouble,
+        };
+        let action = action(steps);
+        let lacking = error.answer().filter(lacks_admin_option);
+        let us = RoleName::parse(&self.server.administrator);
+        let (Some(answer), Ok(us)) = (lacking, us) else {
+            return self.line.trouble(action, Some(self.role), &error);
+        };
+        let about = About {
+            server: &self.line.place,
+            role: Some(self.role),
+            action,
+        };
+        // A role that we did not make: who adopts it has to be given that.
+        let advice = format!(
+            "a database administrator can give the operator's administrator the ADMIN OPTION on it: GRANT {} TO {} WITH ADMIN OPTION",
+            sql::identifier(self.role),
+            sql::identifier(&us)
+        );
+        let verdict = (Class::Denied, Reason::MissingAdminOption, advice);
+        Trouble {
+            failure: explain(about, answer, Some(verdict)),
+            broken: error.is_end(),
+        }
+    }
+
+    fn statements(&self, step: &RoleStep) -> Vec<String> {
+        statements(self.role, step, self.server.version_num)
     }
 
     /// The one message: the steps in order, then the facts they left.
     fn message(&self, steps: &[RoleStep]) -> String {
-        let made = steps.iter();
-        let made = made.flat_map(|step| statements(self.role, step, self.version_num));
+        let made = steps.iter().flat_map(|step| self.statements(step));
         let all: Vec<String> = made.chain([self.question.clone()]).collect();
         sql::message(&all)
     }
 }
 
-/// What passes by itself: deadlocks and other clashes with somebody's work at the same time.
-const QUICKLY_AGAIN: &[&str] = &["40P01", "40001"];
-
-/// The same, and locks that somebody holds for long: worth a wait for the whole, not for each part.
-const AGAIN: &[&str] = &["40P01", "40001", "55P03"];
-
-fn passes(error: &Error, codes: &[&str]) -> bool {
-    error.as_db_error().is_some_and(|answer| {
-        let code = answer.code().code();
-        let clash = code == "XX000" && answer.message().contains("concurrently updated");
-        clash || codes.contains(&code)
-    })
-}
-
-/// A role that we did not make, and lack the ADMIN OPTION on: who adopts it has to be given that.
-fn with_statement(trouble: Trouble, server: &ServerFacts, role: &RoleName) -> Trouble {
-    let Trouble { failure, broken } = trouble;
-    // As the server says it: "must have the ADMIN option on role".
-    let lacks =
-        failure.reason == Reason::DatabaseError && failure.message.contains("option on role");
-    let us = RoleName::parse(&server.administrator);
-    let failure = match us {
-        Ok(us) if lacks => Failure {
-            reason: Reason::MissingAdminOption,
-            message: format!(
-                "{}; a database administrator can give it: GRANT {} TO {} WITH ADMIN OPTION",
-                failure.message,
-                sql::identifier(role),
-                sql::identifier(&us)
-            ),
-            ..failure
-        },
-        _ => failure,
-    };
-    Trouble { failure, broken }
+/// As servers from version 16 on say it: "... the ADMIN option on role ...".
+fn lacks_admin_option(answer: &Answer<'_>) -> bool {
+    answer.code == "42501" && answer.text().contains("option on role")
 }
 
 /// The server does not relabel: take the label away first, still in one transaction.

@@ -3,11 +3,11 @@
 
 use crate::model::{Class, Failure, Reason, RoleName};
 
+use super::answer::Answer;
 use super::change::{Line, Trouble};
-use super::error::one_line;
-use super::grant::patiently;
+use super::error::{About, Verdict, explain, one_line};
 use super::message::{Table, Unanswered};
-use super::{clear_sql, sql};
+use super::{batch, clear_sql, sql};
 
 /// How many things that are left are told by name.
 const TOLD: usize = 10;
@@ -36,7 +36,7 @@ pub async fn clear(
         clear_sql::totals(role),
         clear_sql::left(role, TOLD),
     ]);
-    let answer = patiently(line, &message).await;
+    let answer = batch::send(line, &message).await;
     let tables = answer.map_err(|error| trouble(line, role, reassign_to, &error))?;
     read(&tables).ok_or_else(|| Trouble {
         failure: Failure::new(
@@ -44,7 +44,7 @@ pub async fn clear(
             Reason::DatabaseError,
             format!(
                 "{} gave an odd answer about role {:?}; it is asked again",
-                line.server,
+                line.place,
                 role.as_str()
             ),
         ),
@@ -65,76 +65,137 @@ fn read(tables: &[Table]) -> Option<Cleared> {
     })
 }
 
-/// Roles are of the whole server. The line's name has the database before it; a server's has no spaces
-/// around an "on".
-fn without_database(place: &str) -> &str {
-    place
-        .rsplit_once(" on ")
-        .map_or(place, |(_, server)| server)
-}
-
 /// A refusal in words; those that the statements raise themselves name the other role in DETAIL.
 fn trouble(line: &Line, role: &RoleName, heir: Option<&RoleName>, error: &Unanswered) -> Trouble {
-    let trouble = line.trouble("clear", Some(role), error);
-    let said = match error {
-        Unanswered::Said(error) => error.as_db_error(),
-        Unanswered::Late(_) | Unanswered::Unsent(_) => None,
+    let verdict = error
+        .answer()
+        .and_then(|answer| verdict(line, heir, &answer));
+    let (Some(answer), Some(verdict)) = (error.answer(), verdict) else {
+        return line.trouble("clear", Some(role), error);
     };
-    let Some(answer) = said else { return trouble };
-    let other = &one_line(answer.detail().unwrap_or("unknown"));
-    let shown = role.as_str();
-    let (reason, message) = match answer.code().code() {
-        clear_sql::NO_HEIR => (
+    let about = About {
+        server: &line.place,
+        role: Some(role),
+        action: "clear",
+    };
+    Trouble {
+        failure: explain(about, answer, Some(verdict)),
+        broken: error.is_end(),
+    }
+}
+
+/// Why the role is not dropped.
+fn verdict(line: &Line, heir: Option<&RoleName>, answer: &Answer<'_>) -> Option<Verdict> {
+    let other = one_line(answer.detail.unwrap_or("unknown"));
+    let (reason, advice) = match (answer.code, heir) {
+        (clear_sql::NO_HEIR, _) => (
             Reason::ObjectNotFound,
             format!(
-                "role {shown:?} is not dropped: role {other:?} of reassignOwnedTo does not exist on {}; make it, or correct reassignOwnedTo",
-                without_database(&line.server)
+                "the role is not dropped: role {other:?} of reassignOwnedTo does not exist on {}; make it, or correct reassignOwnedTo",
+                line.server
             ),
         ),
-        clear_sql::NO_MEMBERSHIP => {
-            let granted = RoleName::parse(other).map(|other| sql::identifier(&other));
+        (clear_sql::NO_MEMBERSHIP, _) => {
+            let granted = RoleName::parse(&other).map(|other| sql::identifier(&other));
             (
                 Reason::MissingAdminOption,
                 format!(
-                    "role {shown:?} is not dropped: the operator's administrator cannot act for role {other:?} on {} ({}); a database administrator can allow it: GRANT {} TO {} WITH ADMIN OPTION",
-                    line.server,
-                    one_line(answer.message()),
+                    "the role is not dropped: the operator's administrator cannot act for role {other:?}; a database administrator can allow it: GRANT {} TO {} WITH ADMIN OPTION",
                     granted.unwrap_or_default(),
-                    one_line(answer.hint().unwrap_or("the administrator")),
+                    one_line(answer.hint.unwrap_or("the administrator")),
                 ),
             )
         }
-        "42501" if heir.is_some() => (
+        (clear_sql::TOO_MANY_LOCKS | "53200", Some(_)) => (
             Reason::RoleOwnsObjects,
-            format!(
-                "role {shown:?} is not dropped: what it owns in {} cannot be given to role {:?}: {}; a database administrator can allow it: the new owner needs CREATE on the schemas of what it gets (GRANT CREATE ON SCHEMA ... TO {}), and for a schema the operator's administrator needs CREATE on the database",
-                line.server,
-                heir.map_or("", RoleName::as_str),
-                one_line(answer.message()),
-                heir.map(sql::identifier).unwrap_or_default(),
-            ),
+            "the role is not dropped: what it owns there needs more locks at once than the server has: raise max_locks_per_transaction, or as a database administrator give the objects away in portions (ALTER TABLE ... OWNER TO ...)".to_owned(),
         ),
-        _ => return trouble,
+        ("42501", Some(heir)) => (Reason::RoleOwnsObjects, not_given(heir, answer)),
+        _ => return None,
     };
-    Trouble {
-        failure: Failure::new(Class::Denied, reason, message),
-        ..trouble
+    Some((Class::Denied, reason, advice))
+}
+
+/// What lets the new owner have what the server does not give it.
+fn not_given(heir: &RoleName, answer: &Answer<'_>) -> String {
+    let name = sql::identifier(heir);
+    let begin = format!(
+        "the role is not dropped: what it owns there cannot be given to role {:?}",
+        heir.as_str()
+    );
+    if let Some(hint) = answer.hint {
+        // "The owner of a FOR ALL TABLES publication must be a superuser."
+        return format!(
+            "{begin}: {}; no privilege helps: a database administrator drops that object, or gives it to who may have it, and the rest follows",
+            one_line(hint)
+        );
     }
+    let text = answer.text();
+    if text.contains("denied for database") {
+        return format!(
+            "{begin}; a database administrator can allow it: GRANT CREATE ON DATABASE ... TO {name}, and to the operator's administrator where a schema is given away"
+        );
+    }
+    if text.contains("denied for foreign-data wrapper") {
+        return format!(
+            "{begin}; a database administrator can allow it: GRANT USAGE ON FOREIGN DATA WRAPPER ... TO {name}"
+        );
+    }
+    if text.contains("denied for schema") {
+        return format!(
+            "{begin}; a database administrator can allow it: the new owner needs CREATE on the schemas of what it gets (GRANT CREATE ON SCHEMA ... TO {name})"
+        );
+    }
+    format!(
+        "{begin}; a database administrator can allow what the message says is missing, or give the object away by hand: the new owner needs CREATE on the schemas of what it gets (GRANT CREATE ON SCHEMA ... TO {name}), and for schemas and publications CREATE on the database"
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    // Red when: a role is said to be missing on one database.
+    // Red when: the hint is lost, or one advice is given whatever the server says is missing.
     #[test]
-    fn a_role_is_missing_on_the_server() {
-        let server = "EntraPostgresServer platform/orders (orders.example:5432)";
-        for database in ["orders", "a \" on b"] {
-            let place = format!("database {database:?} on {server}");
-            assert_eq!(without_database(&place), server);
+    fn what_an_heir_lacks_is_told_by_what_the_server_says_of_it() {
+        let heir = RoleName::parse("heir").unwrap();
+        let superuser = "The owner of a FOR ALL TABLES publication must be a superuser.";
+        for (message, hint, advice) in [
+            (
+                "permission denied to change owner of publication \"p\"",
+                Some(superuser),
+                "must be a superuser; no privilege helps",
+            ),
+            (
+                "permission denied for schema app",
+                None,
+                "GRANT CREATE ON SCHEMA ... TO \"heir\"",
+            ),
+            (
+                "permission denied for database orders",
+                None,
+                "GRANT CREATE ON DATABASE ... TO \"heir\"",
+            ),
+            (
+                "permission denied for foreign-data wrapper w",
+                None,
+                "GRANT USAGE ON FOREIGN DATA WRAPPER ... TO \"heir\"",
+            ),
+            (
+                "keine Berechtigung",
+                None,
+                "what the message says is missing",
+            ),
+        ] {
+            let answer = Answer {
+                code: "42501",
+                message,
+                hint,
+                ..Answer::default()
+            };
+            let said = not_given(&heir, &answer);
+            assert!(said.contains(advice), "{message}: {said}");
         }
-        assert_eq!(without_database(server), server);
     }
 
     #[test]

@@ -10,6 +10,9 @@ pub const NO_HEIR: &str = "EP005";
 /// SQLSTATE of our own: we cannot make ourselves a member of a role; DETAIL names it, HINT names us.
 pub const NO_MEMBERSHIP: &str = "EP006";
 
+/// SQLSTATE of our own: one portion of what the role owns needs more locks than the server has.
+pub const TOO_MANY_LOCKS: &str = "EP007";
+
 /// What the server said to each REVOKE that it refused, kept for the transaction.
 const REFUSED: &str = "entrapostgres.refused";
 
@@ -93,11 +96,12 @@ pub fn clear(role: &RoleName, ours: &str, reassign_to: Option<&RoleName>) -> Str
     let heir = reassign_to.map_or_else(|| "NULL".to_owned(), |heir| literal(heir.as_str()));
     let here = here(role);
     let give_back = give_back(&here);
+    let parameters = parameters(&here);
     let body = format!(
         r"DECLARE
   v_us constant name := current_user; v_heir constant text := {heir}; v_version constant int := pg_catalog.current_setting('server_version_num');
   v_before text; v_after text; v_member text; v record; v_entry record; v_owns boolean; v_speaks boolean; v_gave boolean; v_options text;
-  v_parts text[]; v_part text; v_again boolean; v_refused jsonb := '{{}}';
+  v_parts text[]; v_part text; v_again boolean; v_refused jsonb := '{{}}'; v_locks bigint; v_most bigint; v_context text;
 BEGIN
   SELECT bool_or(h.deptype = 'o' AND v_heir IS NOT NULL), bool_or(h.deptype = 'o' AND h.classid = 'pg_catalog.pg_default_acl'::pg_catalog.regclass),
     bool_or(h.classid = 'pg_catalog.pg_auth_members'::pg_catalog.regclass)
@@ -115,6 +119,15 @@ BEGIN
       RAISE EXCEPTION USING ERRCODE = '{NO_MEMBERSHIP}', MESSAGE = SQLERRM, DETAIL = v_member, HINT = pg_catalog.quote_ident(v_us::text);
     END;
   END LOOP;
+  -- All of it in one transaction: each relation is locked until its end.
+  IF v_owns THEN
+    SELECT count(*) INTO v_locks FROM pg_catalog.pg_class AS c WHERE c.relowner = (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = v_role::name);
+    SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint
+      * (pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint) INTO v_most;
+    IF v_locks > v_most THEN
+      RAISE EXCEPTION USING ERRCODE = '{TOO_MANY_LOCKS}', MESSAGE = format('%s relations to give away, and room for %s locks', v_locks, v_most);
+    END IF;
+  END IF;
   IF v_owns THEN
     EXECUTE format('REASSIGN OWNED BY %I TO %I', v_role, v_heir);
   END IF;
@@ -158,7 +171,11 @@ BEGIN
         EXCEPTION WHEN insufficient_privilege OR dependent_objects_still_exist OR undefined_object OR undefined_table OR undefined_function THEN
           v_again := cardinality(v.targets) > cardinality(v_parts);
           IF NOT v_again THEN
-            v_refused := v_refused || jsonb_build_object(v.sort || ' ' || v_part, SQLERRM);
+            -- Of an event trigger's function too: its words alone would speak of something else.
+            GET STACKED DIAGNOSTICS v_context = PG_EXCEPTION_CONTEXT;
+            SELECT ' in ' || line INTO v_context FROM pg_catalog.unnest(pg_catalog.string_to_array(v_context, E'\\n')) AS line
+              WHERE line LIKE '%PL/%' AND line NOT LIKE '%inline_code_block%' LIMIT 1;
+            v_refused := v_refused || jsonb_build_object(v.sort || ' ' || v_part, pg_catalog.left(SQLERRM || coalesce(v_context, ''), 300));
           END IF;
         END;
       END LOOP;
@@ -166,6 +183,7 @@ BEGIN
       v_parts := v.targets;
     END LOOP;
   END LOOP;
+  {parameters}
   PERFORM pg_catalog.set_config('{REFUSED}', v_refused::text, true);
   -- Our memberships as they were.
   FOR v IN WITH old AS (SELECT * FROM pg_catalog.json_to_recordset(v_before::json) AS o({COLUMNS})),
@@ -207,6 +225,37 @@ fn give_back(here: &str) -> String {
     )
 }
 
+/// Takes back what the role may SET and ALTER SYSTEM of parameters, as whoever granted it and we can be. Before
+/// version 15 there is no such table: in a block it is only looked for where it is.
+fn parameters(here: &str) -> String {
+    format!(
+        "IF v_version >= 150000 THEN
+    FOR v IN WITH {here} SELECT DISTINCT p.parname, pg_catalog.pg_get_userbyid(e.grantor) AS grantor, pg_catalog.pg_describe_object(h.classid, h.objid, 0) AS thing,
+        e.grantor = (SELECT u.oid FROM pg_catalog.pg_roles AS u WHERE u.rolname = v_us) AS mine,
+        pg_catalog.pg_has_role(e.grantor, CASE WHEN v_version < 160000 THEN 'MEMBER' ELSE 'SET' END) AS possible
+      FROM hangs AS h JOIN pg_catalog.pg_parameter_acl AS p ON p.oid = h.objid CROSS JOIN LATERAL pg_catalog.aclexplode(p.paracl) AS e
+      WHERE h.classid = pg_catalog.to_regclass('pg_catalog.pg_parameter_acl') AND e.grantee = h.role
+    LOOP
+      v_part := format('REVOKE ALL ON PARAMETER %s FROM %I', v.parname, v_role);
+      v_options := format('given by %I; as a database administrator: SET ROLE %I; %s; RESET ROLE', v.grantor, v.grantor, v_part);
+      BEGIN
+        IF NOT v.possible THEN RAISE insufficient_privilege; END IF;
+        IF NOT v.mine THEN EXECUTE format('SET LOCAL ROLE %I', v.grantor); END IF;
+        EXECUTE v_part;
+        IF NOT v.mine THEN EXECUTE format('SET LOCAL ROLE %I', v_us); END IF;
+      EXCEPTION WHEN insufficient_privilege OR dependent_objects_still_exist THEN
+        v_refused := v_refused || jsonb_build_object(v.thing, pg_catalog.left(v_options, 600));
+      END;
+    END LOOP;
+  END IF;"
+    )
+}
+
+/// What takes away what is no privilege on an object, for people.
+const BY_HAND: &str = "CASE WHEN o.deptype = 'i' THEN ' (an initial privilege of an extension: as a superuser DROP OWNED BY the role, once it owns nothing)'
+    WHEN o.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass THEN ' (it names the role: ALTER POLICY ... TO others, or DROP POLICY)'
+    WHEN o.classid = 'pg_catalog.pg_user_mapping'::pg_catalog.regclass THEN ' (DROP USER MAPPING FOR the role SERVER ...)' END";
+
 /// Our own memberships in the role and in its heir, as JSON.
 const MEMBERSHIPS: &str = "SELECT coalesce(json_agg(json_build_object('role', g.rolname::text, 'grantor', pg_catalog.pg_get_userbyid(m.grantor)::text,
   'admin', m.admin_option, 'inherits', coalesce(to_jsonb(m) ->> 'inherit_option', 'true'), 'sets', coalesce(to_jsonb(m) ->> 'set_option', 'true'))
@@ -234,8 +283,8 @@ pub fn left(role: &RoleName, most: usize) -> String {
   || coalesce(', given on to ' || (SELECT string_agg(DISTINCT CASE e.grantee WHEN 0 THEN 'PUBLIC'
       ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(e.grantee)) END, ', ')
     FROM pg_catalog.aclexplode(t.acl) AS e WHERE e.grantor = o.role AND e.grantee <> o.role), '')
-  || coalesce(' (' || (nullif(pg_catalog.current_setting('{REFUSED}', true), '')::jsonb ->> (t.sort || ' ' || t.target)) || ')', '') AS thing
-FROM owned AS o LEFT JOIN things AS t USING (classid, objid, objsubid, deptype) WHERE NOT o.owned ORDER BY 1 LIMIT {most}",
+  || coalesce(' (' || (r.said ->> coalesce(t.sort || ' ' || t.target, pg_catalog.pg_describe_object(o.classid, o.objid, o.objsubid))) || ')', {BY_HAND}, '') AS thing
+FROM (SELECT nullif(pg_catalog.current_setting('{REFUSED}', true), '')::jsonb AS said) AS r CROSS JOIN owned AS o LEFT JOIN things AS t USING (classid, objid, objsubid, deptype) WHERE NOT o.owned ORDER BY 1 LIMIT {most}",
         here = here(role)
     )
 }
@@ -245,3 +294,40 @@ const OWNED: &str = "owned AS MATERIALIZED (
   SELECT h.*, h.deptype = 'o' AND h.classid NOT IN ('pg_catalog.pg_default_acl'::pg_catalog.regclass, 'pg_catalog.pg_user_mapping'::pg_catalog.regclass) AS owned
   FROM hangs AS h
 )";
+
+#[cfg(test)]
+mod prints {
+    #[test]
+    fn prints() {
+        let role = crate::model::RoleName::parse("gone").unwrap();
+        let heir = crate::model::RoleName::parse("heir").unwrap();
+        let dir = std::env::var("PRINT_SQL").unwrap_or_default();
+        if dir.is_empty() {
+            return;
+        }
+        let text = crate::postgres::sql::message(&[
+            super::clear(&role, "ours", None),
+            super::totals(&role),
+            super::left(&role, 10),
+        ]);
+        std::fs::write(format!("{dir}/clear.sql"), text).unwrap();
+        let text = crate::postgres::sql::message(&[super::clear(&role, "ours", Some(&heir))]);
+        std::fs::write(format!("{dir}/reassign.sql"), text).unwrap();
+        let interest = crate::model::DatabaseInterest {
+            groups: [
+                crate::model::Group {
+                    schema: "public".to_owned(),
+                    kind: crate::model::Kind::Function,
+                },
+                crate::model::Group {
+                    schema: "public".to_owned(),
+                    kind: crate::model::Kind::Table,
+                },
+            ]
+            .into(),
+            ..Default::default()
+        };
+        let text = crate::postgres::privileges_sql::facts(&[role].into(), &interest);
+        std::fs::write(format!("{dir}/facts.sql"), text).unwrap();
+    }
+}

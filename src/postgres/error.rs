@@ -8,6 +8,7 @@ use tokio_postgres::error::DbError;
 use crate::model::quote::{quote, redacted};
 use crate::model::{Class, Failure, Reason, RoleName};
 
+use super::answer::Answer;
 use super::sql;
 
 /// What the failed message was about, for its sentence.
@@ -33,15 +34,6 @@ impl About<'_> {
             None => format!("could not {action} on {server}"),
         }
     }
-}
-
-/// A server's error as far as it decides anything.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Answer<'a> {
-    pub code: &'a str,
-    pub message: &'a str,
-    pub detail: Option<&'a str>,
-    pub hint: Option<&'a str>,
 }
 
 /// What an error of a message means.
@@ -79,27 +71,28 @@ fn refuses_update(message: &str) -> bool {
     message.contains("updating an existing")
 }
 
-impl<'a> From<&'a DbError> for Answer<'a> {
-    fn from(error: &'a DbError) -> Self {
-        Self {
-            code: error.code().code(),
-            message: error.message(),
-            detail: error.detail(),
-            hint: error.hint(),
-        }
-    }
+pub(super) fn meaning(about: About<'_>, answer: Answer<'_>) -> Failure {
+    explain(about, answer, None)
 }
 
-pub(super) fn meaning(about: About<'_>, answer: Answer<'_>) -> Failure {
+/// A failure in the server's words, with what to do about it: what the caller's own table says, unless a
+/// function of the database is what refuses.
+pub(super) fn explain(about: About<'_>, answer: Answer<'_>, own: Option<Verdict>) -> Failure {
     let text = answer.message.to_lowercase();
-    let (class, reason, advice) = own_code(&answer)
+    let verdict = in_database(&answer)
+        .or(own)
+        .or_else(|| own_code(&answer))
         .or_else(|| from_text(&text))
-        .or_else(|| from_code(answer.code, &text))
-        .unwrap_or_else(|| {
+        .or_else(|| no_connection(&answer, &text))
+        .or_else(|| from_code(answer.code, &text));
+    told(
+        about,
+        answer,
+        verdict.unwrap_or_else(|| {
             let advice = "see the server's log and what the message says".to_owned();
             (Class::Denied, Reason::DatabaseError, advice)
-        });
-    told(about, answer, (class, reason, advice))
+        }),
+    )
 }
 
 /// A failure in the server's words, whatever they would mean elsewhere.
@@ -107,30 +100,9 @@ pub(super) fn told_as(about: About<'_>, answer: &DbError, verdict: Verdict) -> F
     told(about, Answer::from(answer), verdict)
 }
 
-/// A failure in the server's words, with what to do about it. The advice and the code may have words of
-/// the server too.
-pub(super) fn told(
-    about: About<'_>,
-    answer: Answer<'_>,
-    (class, reason, advice): Verdict,
-) -> Failure {
-    let Answer {
-        code,
-        message,
-        detail,
-        hint,
-    } = answer;
-    let detail = detail
-        .map(|detail| format!(" ({})", one_line(detail)))
-        .unwrap_or_default();
-    let hint = hint
-        .map(|hint| format!(" Hint: {}", one_line(hint)))
-        .unwrap_or_default();
-    let message = format!(
-        "{what}: {said}{detail} [SQLSTATE {code}]{hint}; {advice}",
-        what = about.what(),
-        said = one_line(message),
-    );
+/// The advice may have words of the server too.
+fn told(about: About<'_>, answer: Answer<'_>, (class, reason, advice): Verdict) -> Failure {
+    let message = format!("{}: {}; {advice}", about.what(), answer.said());
     Failure::new(class, reason, redacted(&message))
 }
 
@@ -143,6 +115,34 @@ pub(super) type Verdict = (Class, Reason, String);
 )]
 fn verdict(class: Class, reason: Reason, advice: &str) -> Option<Verdict> {
     Some((class, reason, advice.to_owned()))
+}
+
+/// What an event trigger refused, or could not do: neither code nor words are about what we sent.
+fn in_database(answer: &Answer<'_>) -> Option<Verdict> {
+    if answer.passes() {
+        return None;
+    }
+    answer.in_function()?;
+    verdict(
+        Class::Denied,
+        Reason::RefusedInDatabase,
+        "nothing is wrong with what was sent: a function of that database refuses it, most likely one that an event trigger runs (\\dy in psql lists them). Correct it there, or have it leave the operator's administrator alone; the operator works with search_path pg_catalog, so the function must name tables and functions with their schema, or have a search_path of its own",
+    )
+}
+
+/// Whose limit of connections is reached. Only the routine says it in every language.
+fn no_connection(answer: &Answer<'_>, text: &str) -> Option<Verdict> {
+    if answer.code != "53300" {
+        return None;
+    }
+    let advice = if answer.routine == Some("InitializeSessionUserId") || text.contains("for role") {
+        "the limit is the role's own: raise spec.role.connectionLimit of its EntraPostgresPrincipal (0 lets nobody in, -1 is no limit), or end sessions of the role; of a role that no object declares it is changed with ALTER ROLE ... CONNECTION LIMIT"
+    } else if answer.routine == Some("CheckMyDatabase") || text.contains("for database") {
+        "the limit is the database's own: raise it with ALTER DATABASE ... CONNECTION LIMIT, or end sessions there"
+    } else {
+        "the server has no connection left: raise its max_connections or lower limits.maxConnections of the EntraPostgresServer"
+    };
+    verdict(Class::Transient, Reason::DatabaseError, advice)
 }
 
 fn own_code(answer: &Answer<'_>) -> Option<Verdict> {
@@ -263,10 +263,10 @@ fn from_code(code: &str, text: &str) -> Option<Verdict> {
             Reason::DatabaseError,
             "somebody holds a lock for longer than timeouts.lock of the EntraPostgresServer; it is tried again",
         ),
-        "53300" => verdict(
-            Class::Transient,
+        "53200" => verdict(
+            Class::Denied,
             Reason::DatabaseError,
-            "the server has no connection left: raise its max_connections or lower limits.maxConnections of the EntraPostgresServer",
+            "the server has no memory left for what was sent: where it says shared memory, it has too few locks: raise max_locks_per_transaction",
         ),
         "22P05" => verdict(
             Class::Denied,

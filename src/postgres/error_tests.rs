@@ -1,6 +1,7 @@
 //! The table of Azure's answers.
 
-use super::error::{About, Answer, meaning};
+use super::answer::Answer;
+use super::error::{About, meaning};
 use super::sql;
 use crate::model::{Class, Failure, Reason, RoleName};
 
@@ -17,13 +18,13 @@ fn failure(code: &str, message: &str, detail: Option<&str>) -> Failure {
             code,
             message,
             detail,
-            hint: None,
+            ..Answer::default()
         },
     )
 }
 
 /// What servers have been seen to answer.
-const TABLE: [(&str, &str, Class, Reason); 22] = [
+const TABLE: [(&str, &str, Class, Reason); 23] = [
     (
         "28000",
         "no pg_hba.conf entry for host \"203.0.113.9\", user \"x\", database \"y\", SSL encryption",
@@ -109,6 +110,12 @@ const TABLE: [(&str, &str, Class, Reason); 22] = [
         Reason::DatabaseError,
     ),
     (
+        "53200",
+        "out of shared memory",
+        Class::Denied,
+        Reason::DatabaseError,
+    ),
+    (
         "57P01",
         "terminating connection due to administrator command",
         Class::Transient,
@@ -187,4 +194,102 @@ fn the_sentence_names_role_server_and_cure() {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert!(!text.contains('\n'));
+}
+
+fn of(answer: Answer<'_>) -> Failure {
+    let about = About {
+        server: "database \"orders\" on server platform/orders",
+        role: None,
+        action: "change",
+    };
+    meaning(about, answer)
+}
+
+// Red when: one advice is given for all limits of connections, or the routine is not looked at.
+#[test]
+fn a_limit_of_connections_is_told_as_whose_it_is() {
+    for (routine, message, advice) in [
+        (
+            None,
+            "too many connections for role \"api\"",
+            "spec.role.connectionLimit",
+        ),
+        (
+            Some("InitializeSessionUserId"),
+            "zu viele Verbindungen f\u{fc}r Rolle api",
+            "spec.role.connectionLimit",
+        ),
+        (
+            None,
+            "too many connections for database \"orders\"",
+            "ALTER DATABASE",
+        ),
+        (
+            Some("CheckMyDatabase"),
+            "zu viele Verbindungen",
+            "ALTER DATABASE",
+        ),
+        (None, "sorry, too many clients already", "max_connections"),
+    ] {
+        let failure = of(Answer {
+            code: "53300",
+            message,
+            routine,
+            ..Answer::default()
+        });
+        assert!(failure.message.contains(advice), "{failure}");
+        assert_eq!(failure.class, Class::Transient);
+    }
+}
+
+// Red when: what an event trigger says is taken for what the server says of our statement, its line is not
+// quoted, or a lock that its function waits for is no more tried again.
+#[test]
+fn what_a_function_of_the_database_refuses_has_a_reason_of_its_own() {
+    let context = "SQL statement \"INSERT INTO audit VALUES (1)\"\nPL/pgSQL function public.log_ddl() line 3 at SQL statement\nSQL statement \"GRANT SELECT ON TABLE app.t1 TO api\"\nPL/pgSQL function inline_code_block line 20 at EXECUTE";
+    for code in [
+        "42P01", "42501", "42883", "P0001", "23505", "42704", "22P05",
+    ] {
+        let failure = of(Answer {
+            code,
+            message: "relation \"audit\" does not exist",
+            context: Some(context),
+            ..Answer::default()
+        });
+        assert_eq!(
+            (failure.class, failure.reason),
+            (Class::Denied, Reason::RefusedInDatabase),
+            "{code}"
+        );
+        assert!(
+            failure
+                .message
+                .contains("PL/pgSQL function public.log_ddl() line 3"),
+            "{failure}"
+        );
+    }
+    for code in ["55P03", "57014", "40P01"] {
+        let failure = of(Answer {
+            code,
+            message: "canceling statement",
+            context: Some(context),
+            ..Answer::default()
+        });
+        assert_eq!(
+            (failure.class, failure.reason),
+            (Class::Transient, Reason::DatabaseError),
+            "{code}"
+        );
+        assert!(failure.message.contains("public.log_ddl()"), "{failure}");
+    }
+    let endless = "x ".repeat(5_000);
+    let failure = of(Answer {
+        code: "P0001",
+        message: &endless,
+        detail: Some(&endless),
+        hint: Some(&endless),
+        context: Some(&format!("PL/pgSQL function f() {endless}")),
+        ..Answer::default()
+    });
+    assert!(failure.message.len() < 4_000, "{}", failure.message.len());
 }

@@ -7,13 +7,12 @@ use crate::model::{
     Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
 };
 
+use super::answer::Answer;
 use super::change::{Line, Trouble};
+use super::error::{About, Verdict, explain};
 use super::message::{Table, Unanswered};
 use super::privilege_steps::{show_privilege_steps, statement};
-use super::{privileges_sql, sql};
-
-/// How often a message is sent again that came into another's way.
-const AGAIN: u32 = 2;
+use super::{batch, privileges_sql, sql};
 
 const ACTION: &str = "change the privileges of";
 
@@ -54,9 +53,16 @@ pub(super) async fn look(
                 if asks.len() > 1 {
                     left.push(asks.split_off(asks.len() / 2));
                     left.push(asks);
-                } else if let Some((role, _)) = asks.pop() {
-                    let failure = line.trouble(ACTION, Some(&role), &error).failure;
-                    looked.refused.insert(role, failure);
+                } else if let Some((role, interest)) = asks.pop() {
+                    // Names that this encoding cannot have are of things that are not there.
+                    match sifted(line, &role, interest).await {
+                        Ok(now) => looked.now.fold(now),
+                        Err(error) if is_of_the_text(&error) => {
+                            let failure = line.trouble(ACTION, Some(&role), &error).failure;
+                            looked.refused.insert(role, failure);
+                        }
+                        Err(error) => return Err(line.trouble(ACTION, Some(&role), &error)),
+                    }
                 }
             }
             Err(error) => return Err(line.trouble(ACTION, None, &error)),
@@ -65,13 +71,52 @@ pub(super) async fn look(
     Ok(looked)
 }
 
+/// So many questions are put at most to find the names that cannot be asked about.
+const MOST_SIFTED: usize = 128;
+
+/// What is there of all that can be asked about: what the database's encoding has no characters for is left
+/// out of the question, and so it is absent.
+async fn sifted(
+    line: &Line,
+    role: &RoleName,
+    interest: DatabaseInterest,
+) -> Result<DatabaseCatalog, Unanswered> {
+    let roles = BTreeSet::from([role.clone()]);
+    let ask = async |part: &DatabaseInterest| {
+        let tables = line.send(&privileges_sql::facts(&roles, part)).await?;
+        let answer = tables.last().cloned().unwrap_or_default();
+        Ok::<_, Unanswered>(privileges_sql::catalog(
+            roles.clone(),
+            part.clone(),
+            &answer,
+        ))
+    };
+    // Whose own name it is gets no answer at all.
+    let mut good = DatabaseInterest::default();
+    ask(&good).await?;
+    let mut left = vec![interest.clone()];
+    let mut asked = 0;
+    while let Some(part) = left.pop() {
+        asked += 1;
+        match ask(&part).await {
+            Ok(_) => good.extend(&part),
+            Err(error) if is_of_the_text(&error) && asked < MOST_SIFTED => {
+                if let Some(halves) = part.halves() {
+                    left.extend(halves);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let mut now = ask(&good).await?.unwrap_or_default();
+    now.asked = interest;
+    Ok(now)
+}
+
 /// Whether a question was refused for what stands in it (class 22: data exceptions).
 fn is_of_the_text(error: &Unanswered) -> bool {
-    let Unanswered::Said(error) = error else {
-        return false;
-    };
-    let answer = error.as_db_error();
-    !error.is_closed() && answer.is_some_and(|answer| answer.code().code().starts_with("22"))
+    let answer = error.answer();
+    answer.is_some_and(|answer| answer.code.starts_with("22"))
 }
 
 /// Makes all steps in one transaction; if the server refuses it, each alone. Returns what is there then.
@@ -83,24 +128,41 @@ pub(super) async fn run(
 ) -> Result<Outcome, Trouble> {
     let roles = BTreeSet::from([role.clone()]);
     let question = privileges_sql::facts(&roles, interest);
-    let statements = steps.iter().map(|step| statement(role, step));
-    let mut message: Vec<String> = statements.clone().collect();
+    let statement = |step: &PrivilegeStep| statement(role, step);
+    let changes: Vec<String> = steps.iter().map(statement).collect();
+    let mut message = changes.clone();
     message.push(question.clone());
     let mut refused = Vec::new();
-    let tables = match patiently(line, &sql::message(&message)).await {
+    let unanswered = |error: Unanswered| line.trouble(ACTION, Some(role), &error);
+    let tables = match batch::send(line, &sql::message(&message)).await {
         Ok(tables) => tables,
-        Err(error) if !error.is_refusal() || steps.is_empty() => {
-            return Err(line.trouble(ACTION, Some(role), &error));
+        Err(error) if error.answer().is_none() || steps.is_empty() => {
+            return Err(unanswered(error));
         }
-        Err(_) => {
-            for (step, statement) in steps.iter().zip(statements) {
-                if let Err(error) = patiently(line, &statement).await {
-                    if !error.is_refusal() {
-                        return Err(line.trouble(ACTION, Some(role), &error));
-                    }
-                    refused.push((step.clone(), refusal(line, role, step, &error)));
+        Err(error) if is_of_the_text(&error) => {
+            // Of the question, as long as the steps alone are taken.
+            if let Err(error) = batch::send(line, &sql::message(&changes)).await {
+                if error.answer().is_none() {
+                    return Err(unanswered(error));
                 }
+                let refusal = |step: &_, answer: Answer<'_>| refusal(line, role, step, answer);
+                let each = batch::each(line, steps, &error, statement, refusal).await;
+                refused = each.map_err(unanswered)?;
             }
+            let asks = BTreeMap::from([(role.clone(), interest.clone())]);
+            let Looked { now, refused: none } = look(line, asks).await?;
+            if let Some(failure) = none.into_values().next() {
+                return Err(Trouble {
+                    failure,
+                    broken: false,
+                });
+            }
+            return Ok(Outcome { now, refused });
+        }
+        Err(error) => {
+            let refusal = |step: &_, answer: Answer<'_>| refusal(line, role, step, answer);
+            let each = batch::each(line, steps, &error, statement, refusal).await;
+            refused = each.map_err(unanswered)?;
             line.ask("look up the privileges of", Some(role), &question)
                 .await?
         }
@@ -109,58 +171,42 @@ pub(super) async fn run(
     Ok(Outcome { now, refused })
 }
 
-/// Sends a message, and again if it only came into another's way.
-pub(super) async fn patiently(line: &Line, message: &str) -> Result<Vec<Table>, Unanswered> {
-    let mut again = 0;
-    loop {
-        match line.send_change(message).await {
-            Err(error) if again < AGAIN && passes(&error) => again += 1,
-            answer => return answer,
-        }
-    }
-}
-
-/// Whether the same message may well succeed when it is sent again at once: a lock was held for too long,
-/// a deadlock, or somebody changed the same object at the same time.
-fn passes(error: &Unanswered) -> bool {
-    let Unanswered::Said(error) = error else {
-        return false;
-    };
-    error.as_db_error().is_some_and(|answer| {
-        matches!(answer.code().code(), "55P03" | "40P01" | "40001")
-            || answer.message().contains("concurrently updated")
-    })
-}
-
 /// Why a step was refused, and what a database administrator could do.
-fn refusal(line: &Line, role: &RoleName, step: &PrivilegeStep, error: &Unanswered) -> Failure {
-    let failure = line.trouble(ACTION, Some(role), error).failure;
-    let code = match error {
-        Unanswered::Said(error) => error.as_db_error().map(|answer| answer.code().code()),
-        Unanswered::Late(_) | Unanswered::Unsent(_) => None,
+fn refusal(line: &Line, role: &RoleName, step: &PrivilegeStep, answer: Answer<'_>) -> Failure {
+    let about = About {
+        server: &line.place,
+        role: Some(role),
+        action: ACTION,
     };
+    explain(about, answer, verdict(role, step, &answer))
+}
+
+fn verdict(role: &RoleName, step: &PrivilegeStep, answer: &Answer<'_>) -> Option<Verdict> {
     let gives = matches!(
         step,
         PrivilegeStep::Grant { .. } | PrivilegeStep::GrantDefault { .. }
     );
-    let reason = match code {
-        Some("42501") if gives => Reason::NotGrantable,
+    let statement = || show_privilege_steps(role, std::slice::from_ref(step)).join("; ");
+    let by_hand = || format!("by hand, as the owner of the objects: {}", statement());
+    let (reason, advice) = match answer.code {
+        "42501" if gives => (Reason::NotGrantable, by_hand()),
+        "42501" => (Reason::NotRevocable, by_hand()),
         // Also what the role gave on to others.
-        Some("42501" | "2BP01") => Reason::NotRevocable,
-        // A schema, an object or a role went away meanwhile.
-        Some("42P01" | "3F000" | "42883" | "42704") => Reason::ObjectNotFound,
-        _ => return failure,
-    };
-    let statement = show_privilege_steps(role, std::slice::from_ref(step)).join("; ");
-    let said = failure.message.split("; ").next().unwrap_or_default();
-    let message = match reason {
-        Reason::ObjectNotFound => format!("{said}; it is tried again when it is there"),
-        Reason::NotRevocable if code == Some("2BP01") => format!(
-            "{said}; the role gave it on to others: by hand, as its owner: {statement} CASCADE"
+        "2BP01" => (
+            Reason::NotRevocable,
+            format!(
+                "the role gave it on to others: by hand, as its owner: {} CASCADE",
+                statement()
+            ),
         ),
-        _ => format!("{said}; by hand, as the owner of the objects: {statement}"),
+        // A schema, an object or a role went away meanwhile.
+        "42P01" | "3F000" | "42883" | "42704" => (
+            Reason::ObjectNotFound,
+            "it is tried again when it is there".to_owned(),
+        ),
+        _ => return None,
     };
-    Failure::new(Class::Denied, reason, message)
+    Some((Class::Denied, reason, advice))
 }
 
 fn read(
@@ -173,7 +219,7 @@ fn read(
     privileges_sql::catalog(roles, interest, &answer).ok_or_else(|| {
         let message = format!(
             "{} gave an odd answer about privileges; it is asked again",
-            line.server
+            line.place
         );
         Trouble {
             failure: Failure::new(Class::Transient, Reason::DatabaseError, message),

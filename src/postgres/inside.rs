@@ -206,8 +206,8 @@ impl Worker {
             self.rooms.room(database).slot.as_mut()?.busy += 1;
             of
         };
-        let server = format!("database {database:?} on {}", self.server).into();
-        Some((id, Line { server, ..line }))
+        let place = format!("database {database:?} on {}", self.server).into();
+        Some((id, Line { place, ..line }))
     }
 
     /// Starts work on that line; says if it did.

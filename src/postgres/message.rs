@@ -7,6 +7,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::model::Failure;
 
+use super::answer::Answer;
 use super::error::{About, classify, unreachable};
 use super::stats::SessionStats;
 
@@ -97,9 +98,12 @@ impl Unanswered {
         }
     }
 
-    /// Whether the server refused what was asked, and goes on with the connection.
-    pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Said(error) if error.as_db_error().is_some() && !error.is_closed())
+    /// What the server answered, if it refused what was asked and goes on with the connection.
+    pub(super) fn answer(&self) -> Option<Answer<'_>> {
+        match self {
+            Self::Said(error) if !error.is_closed() => error.as_db_error().map(Answer::from),
+            _ => None,
+        }
     }
 }
 

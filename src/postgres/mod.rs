@@ -1,7 +1,9 @@
 //! Speaks to `PostgreSQL` servers: one session for each server object, which keeps a catalog and
 //! takes changes. Must not know of Kubernetes or Entra, nor decide what a role should be.
 
+mod answer;
 mod answers;
+mod batch;
 mod change;
 mod clear;
 mod clear_sql;

@@ -99,7 +99,13 @@ const FACTS: &str = r"looked AS MATERIALIZED (
   WHERE t.schema IN (SELECT w.name FROM wanted AS w) AND (t.kind = 'schema' OR n.name IS NOT NULL OR g.kind IS NOT NULL)
 ), refusing AS MATERIALIZED (
   SELECT l.schema, l.kind, l.name, l.owner_name, l.super,
-    ARRAY(SELECT p FROM unnest(l.privileges) AS p WHERE p <> ALL (l.grantable)) AS missing
+    ARRAY(SELECT p FROM unnest(l.privileges) AS p WHERE p <> ALL (l.grantable)) AS missing,
+    ARRAY(SELECT p FROM unnest(l.privileges) AS p WHERE l.super OR l.owner_name = 'azuresu' OR EXISTS (
+        SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = l.oid AND d.objsubid = 0 AND d.deptype = 'e'
+          AND d.classid = CASE l.kind WHEN 'function' THEN 'pg_catalog.pg_proc' ELSE 'pg_catalog.pg_class' END::pg_catalog.regclass)
+      OR EXISTS (SELECT FROM pg_catalog.aclexplode(coalesce(l.acl, CASE l.kind WHEN 'function' THEN pg_catalog.acldefault('f', l.owner)
+          WHEN 'sequence' THEN pg_catalog.acldefault('s', l.owner) ELSE pg_catalog.acldefault('r', l.owner) END)) AS e
+        WHERE e.grantee = 0 AND e.privilege_type = p)) AS spared
   FROM looked AS l WHERE l.whole AND NOT l.privileges <@ l.grantable
 ), entries AS MATERIALIZED (
   SELECT g.kind, g.schema, g.oid, g.name, g.grantee, g.privilege, bool_or(g.ours) AS ours,
@@ -159,8 +165,8 @@ LEFT JOIN (SELECT x.schema, x.kind, count(*) AS total, max(x.grantees) AS grante
   FROM looked AS x WHERE x.whole GROUP BY 1, 2) AS l ON l.schema = g.schema AND l.kind = g.kind
 UNION ALL
 SELECT json_build_object('what', 'refusing', 'kind', r.kind, 'schema', r.schema, 'privileges', r.missing,
-  'names', json_agg(r.name), 'owner', r.owner_name, 'super', r.super)
-FROM refusing AS r GROUP BY r.kind, r.schema, r.missing, r.owner_name, r.super
+  'spared', r.spared, 'names', json_agg(r.name), 'owner', r.owner_name, 'super', r.super)
+FROM refusing AS r GROUP BY r.kind, r.schema, r.missing, r.spared, r.owner_name, r.super
 UNION ALL
 SELECT json_build_object('what', 'signatures', 'schema', n.schema, 'name', n.name, 'names', json_agg(t.name))
 FROM named AS n JOIN things AS t ON t.schema = n.schema AND t.kind = 'function'
@@ -273,6 +279,8 @@ enum Fact {
         kind: Kind,
         schema: String,
         privileges: BTreeSet<Privilege>,
+        #[serde(default)]
+        spared: BTreeSet<Privilege>,
         names: BTreeSet<String>,
         owner: String,
         #[serde(rename = "super", default)]
@@ -389,6 +397,7 @@ fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
             kind,
             schema,
             privileges,
+            spared,
             names,
             owner,
             is_super,
@@ -397,6 +406,10 @@ fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
             let owner = parse(owner)?;
             catalog.superusers.extend(is_super.then(|| owner.clone()));
             for privilege in privileges {
+                if spared.contains(&privilege) {
+                    let spared = group.spared.entry(privilege).or_default();
+                    spared.extend(names.iter().cloned());
+                }
                 let refused = group.ungrantable.entry(privilege).or_default();
                 let names = names.iter().cloned();
                 refused.entry(owner.clone()).or_default().extend(names);

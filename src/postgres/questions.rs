@@ -14,7 +14,7 @@ session_user::text AS administrator, \
 pg_catalog.lower(coalesce(pg_catalog.current_setting('pgaadauth.enable_group_sync', true), 'off')) \
 IN ('on', 'true', 'yes', '1') AS group_sync, \
 (SELECT jsonb_build_object('free', coalesce(jsonb_agg(lower(s.name)) FILTER (WHERE s.context = 'user'), '[]'), \
-'bound', coalesce(jsonb_agg(lower(s.name)) FILTER (WHERE s.context <> 'user' AND strpos(s.name, '.') > 0), '[]')) \
+'bound', coalesce(jsonb_agg(lower(s.name)) FILTER (WHERE s.context <> 'user'), '[]')) \
 FROM pg_catalog.pg_settings AS s) AS parameters";
 
 /// Common table expressions that end in `bound`: every role with an Entra binding. The listing is

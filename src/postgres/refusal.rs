@@ -3,7 +3,8 @@
 
 use crate::model::{Catalog, Class, Failure, Membership, Reason, RoleName, RoleStep, ServerFacts};
 
-use super::error::{About, Answer, Verdict, meaning, told};
+use super::answer::Answer;
+use super::error::{About, Verdict, explain};
 use super::sql::identifier;
 use super::statements::{statements, words};
 
@@ -42,10 +43,7 @@ pub fn refusal(
         role: Some(role),
         action: &action,
     };
-    match verdict(facts, role, step, &answer) {
-        Some(verdict) => told(about, answer, verdict),
-        None => meaning(about, answer),
-    }
+    explain(about, answer, verdict(facts, role, step, &answer))
 }
 
 fn action(step: &RoleStep) -> String {
@@ -91,6 +89,10 @@ fn verdict(
                 us()
             ),
         ),
+        (RoleStep::Join { .. }, "0LP01") if answer.text().contains("explicit members") => (
+            Reason::RoleProtected,
+            "the server lets no role be a member of it: remove it from memberOf".to_owned(),
+        ),
         (RoleStep::Join { .. }, "0LP01") => (
             Reason::MembershipLoop,
             "that role is, directly or through others, a member of this one: remove either membership"
@@ -112,27 +114,41 @@ fn verdict(
             Reason::NotGrantable,
             format!("the database's owner can: {}", by_hand()),
         ),
+        (RoleStep::Set { name, .. }, "42501") if name.contains('.') => (
+            Reason::SettingNotAllowed,
+            format!(
+                "{name} is a parameter that the server does not know, and from PostgreSQL 15 on only a superuser sets one for a role; on Azure nobody is one: remove it from role.settings, and let the application set it ({name} in the options of its connection, or SET)"
+            ),
+        ),
         (RoleStep::Set { .. } | RoleStep::Reset(_), "42501") => (
             Reason::NotGrantable,
             format!("remove it from role.settings, or a database administrator can: {}", by_hand()),
         ),
-        (RoleStep::Set { name, .. }, code)
-            if code.starts_with("22") || matches!(code, "42704" | "42602" | "55P02") =>
-        {
-            (
-                Reason::InvalidSpec,
-                format!("correct {name} in spec.role.settings, or remove it"),
-            )
-        }
+        (RoleStep::Set { name, .. }, _) if !answer.passes() => (
+            Reason::InvalidSpec,
+            match of_transactions(name) {
+                Some(instead) => format!("{name} is of one transaction: declare {instead} in spec.role.settings instead"),
+                None => format!("correct {name} in spec.role.settings, or remove it"),
+            },
+        ),
         _ => return None,
     };
     Some((Class::Denied, reason, advice))
 }
 
+/// What sessions begin their transactions with, instead of a parameter of one transaction.
+fn of_transactions(name: &str) -> Option<&'static str> {
+    match name {
+        "transaction_isolation" => Some("default_transaction_isolation"),
+        "transaction_read_only" => Some("default_transaction_read_only"),
+        "transaction_deferrable" => Some("default_transaction_deferrable"),
+        _ => None,
+    }
+}
+
 /// Roles of the server itself, and superusers, whatever the options.
 fn is_restricted(answer: &Answer<'_>) -> bool {
-    let said = format!("{} {}", answer.message, answer.detail.unwrap_or_default());
-    let said = said.to_lowercase();
+    let said = answer.text();
     said.contains("restricted role") || said.contains("superuser")
 }
 

@@ -249,6 +249,7 @@ impl Worker {
             gate: self.shared.gate.clone(),
             stats: self.shared.stats.clone(),
             server: self.server.clone(),
+            place: self.server.clone(),
             limit: statement.saturating_mul(slot.busy.saturating_add(2)),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Rights;
-use super::messages::{failure, ident};
+use super::messages::{DATABASE_OWNER, failure, ident};
 use crate::model::observed::Observed;
 use crate::model::{
     Asked, Desired, Failure, Interest, Membership, MembershipOptions, Reason, RoleFacts, RoleName,
@@ -97,6 +97,14 @@ impl Work<'_> {
             return say(
                 Reason::MembershipLoop,
                 "a role cannot be a member of itself: remove it from memberOf",
+            );
+        }
+        if target.as_str() == DATABASE_OWNER {
+            return say(
+                Reason::RoleProtected,
+                "PostgreSQL lets nobody be a member of it: whoever owns a database has its privileges there. \
+                 Remove it from memberOf; a role that has to do what the database's owner does can be a member \
+                 of that owner",
             );
         }
         let Some(facts) = self.observed.targets.get(target) else {

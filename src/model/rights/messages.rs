@@ -12,6 +12,9 @@ use crate::model::{
     written,
 };
 
+/// The server's own role whose only member is whoever owns the database.
+pub(super) const DATABASE_OWNER: &str = "pg_database_owner";
+
 /// So many objects are named in a message and its statement; of more it says how many there are.
 const NAMED: usize = 10;
 /// So many bytes of each list of names: a condition's message is no place for more.
@@ -34,6 +37,8 @@ pub(super) struct Place<'a> {
     pub facts: &'a ServerFacts,
     pub role: &'a RoleName,
     pub database: &'a str,
+    /// Who owns the database, and so has the privileges of `pg_database_owner` there.
+    pub owner: Option<&'a RoleName>,
     /// Roles whose privileges nobody lends.
     pub superusers: Option<&'a BTreeSet<RoleName>>,
 }
@@ -179,6 +184,7 @@ impl Place<'_> {
                     owner: &RoleName,
                     names: &BTreeSet<String>,
                     what: &BTreeSet<_>| {
+            let owner = self.behind(owner);
             let statement = objects(group, names).map(|objects| {
                 format!(": GRANT {} ON {objects} TO {}", words(what), self.grantee())
             });
@@ -288,12 +294,32 @@ impl Place<'_> {
         failure(Reason::NotRevocable, self.say(&what))
     }
 
+    /// Of all objects of a group, those that are not the operator's to give and that nobody owes.
+    pub(super) fn spared(&self, group: &Group, pairs: &BTreeSet<(String, Privilege)>) -> String {
+        let names: BTreeSet<String> = pairs.iter().map(|(name, _)| name.clone()).collect();
+        let privileges: BTreeSet<Privilege> = pairs.iter().map(|(_, it)| *it).collect();
+        self.say(&format!(
+            "{} on {} is not granted: an extension or a superuser has them, or everybody has it (PUBLIC); \
+             all others have it",
+            words(&privileges),
+            described(group, &names)
+        ))
+    }
+
     /// Many roles have privileges on one object.
     pub(super) fn crowded(&self, what: &str, grantees: u32) -> String {
         self.say(&format!(
             "{grantees} roles have privileges on {what} directly, and PostgreSQL cannot store more than \
              about 2350: grant to a group role and make this role a member of it (memberOf)"
         ))
+    }
+
+    /// Who that owner is: nobody signs in as `pg_database_owner`, whose privileges the database's owner has.
+    fn behind<'o>(&'o self, owner: &'o RoleName) -> &'o RoleName {
+        match self.owner {
+            Some(of_database) if owner.as_str() == DATABASE_OWNER => of_database,
+            _ => owner,
+        }
     }
 
     /// The statement that lends us the privileges of another role; `None`: nobody should, or Azure lets

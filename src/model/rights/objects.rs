@@ -35,6 +35,7 @@ pub(super) struct Findings {
     pub absent_schemas: BTreeSet<String>,
     absent: BTreeMap<Group, BTreeMap<String, BTreeSet<String>>>,
     ungrantable: Stuck,
+    spared: BTreeMap<Group, BTreeSet<(String, Privilege)>>,
     fixed: Stuck,
     pub no_maintain: bool,
     crowded: BTreeMap<String, u32>,
@@ -104,9 +105,10 @@ impl Findings {
 
     pub(super) fn notes(&self, place: &Place<'_>) -> Vec<String> {
         let crowded = self.crowded.iter();
-        crowded
-            .map(|(what, grantees)| place.crowded(what, *grantees))
-            .collect()
+        let crowded = crowded.map(|(what, grantees)| place.crowded(what, *grantees));
+        let spared = self.spared.iter();
+        let spared = spared.map(|(group, pairs)| place.spared(group, pairs));
+        crowded.chain(spared).collect()
     }
 
     pub(super) fn crowd(&mut self, group: &Group, name: &str, grantees: u32) {
@@ -122,6 +124,11 @@ impl Findings {
 
     pub(super) fn ungrantable(&mut self, slot: &Slot, name: &str, owner: &RoleName) {
         Self::stuck(&mut self.ungrantable, slot, name, owner);
+    }
+
+    pub(super) fn spared(&mut self, (group, privilege): &Slot, name: &str) {
+        let pairs = self.spared.entry(group.clone()).or_default();
+        pairs.insert((name.to_owned(), *privilege));
     }
 
     pub(super) fn fixed(&mut self, slot: &Slot, name: &str, grantor: &RoleName) {

@@ -113,6 +113,7 @@ pub(super) fn plan(
             facts: &observed.server,
             role: &desired.role,
             database,
+            owner: observed.databases.get(*database).map(|entry| &entry.owner),
             superusers: (observed.inside.get(*database))
                 .and_then(|inside| Some(&inside.as_ref().ok()?.superusers)),
         };

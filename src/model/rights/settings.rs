@@ -31,8 +31,11 @@ pub(super) fn plan(
     }
     for (name, value) in &desired.settings {
         let there = facts.settings.get(name);
-        let problem = if !observed.server.parameters.are_free(name) {
-            Some(not_allowed(desired, name))
+        let problem = if name == "role" {
+            not_its_role(desired, value)
+        } else if !observed.server.parameters.are_free(name) {
+            let known = observed.server.parameters.bound.contains(name);
+            Some(not_allowed(desired, name, known))
         } else if LISTS.contains(&name.as_str()) && identifiers(name, value).is_none() {
             Some(no_list(desired, name))
         } else {
@@ -59,14 +62,34 @@ pub(super) fn plan(
     }
 }
 
-fn not_allowed(desired: &Desired, name: &str) -> Failure {
+fn not_allowed(desired: &Desired, name: &str, known: bool) -> Failure {
     let Desired { role, server, .. } = desired;
+    let why = if known {
+        "is none that a role may set for itself, and is never set: remove it from role.settings, or a database \
+         administrator sets it by hand"
+    } else {
+        "is not among those that the server shows: correct its name, or remove it from role.settings"
+    };
     let message = format!(
-        "role {:?} on server {server}: parameter {name} is unknown there, or none that a role may set for \
-         itself, and is never set: remove it from role.settings, or a database administrator sets it by hand",
+        "role {:?} on server {server}: parameter {name} {why}",
         role.as_str()
     );
     failure(Reason::SettingNotAllowed, message)
+}
+
+/// Sessions may begin as a role that this one may SET ROLE to all the same.
+fn not_its_role(desired: &Desired, value: &str) -> Option<Failure> {
+    let Desired { role, server, .. } = desired;
+    let mut groups = desired.member_of.iter();
+    if value == "none" || groups.any(|(group, options)| group.as_str() == value && options.set) {
+        return None;
+    }
+    let message = format!(
+        "role {:?} on server {server}: role.settings sets role to {value:?}, which is none of the roles of \
+         memberOf with set: add it there, or remove the setting",
+        role.as_str()
+    );
+    Some(failure(Reason::SettingNotAllowed, message))
 }
 
 /// The server would take it for one odd identifier, and never give it back as it is written.

@@ -191,6 +191,7 @@ impl Database {
             ungrantable: ungrantable
                 .map(|privilege| (privilege, stuck.clone()))
                 .collect(),
+            spared: BTreeMap::new(),
             most_grantees: None,
         }
     }

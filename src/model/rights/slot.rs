@@ -74,13 +74,18 @@ impl SlotWork<'_> {
             None if self.database.held.owned.contains(self.group()) => return,
             None => &none,
         };
+        let spared = group.spared.get(&self.slot.1);
         let mut refused = BTreeSet::new();
         for (owner, names) in group.ungrantable.get(&self.slot.1).into_iter().flatten() {
             refused.extend(names.iter().cloned());
             // On what is its own it needs nothing.
             if owner != self.database.place.role {
                 for name in names.difference(has) {
-                    found.ungrantable(self.slot, name, owner);
+                    if spared.is_some_and(|spared| spared.contains(name)) {
+                        found.spared(self.slot, name);
+                    } else {
+                        found.ungrantable(self.slot, name, owner);
+                    }
                 }
             }
         }

@@ -40,8 +40,7 @@ fn refused(step: &RoleStep, code: &str, message: &str) -> Failure {
     let answer = Answer {
         code,
         message,
-        detail: None,
-        hint: None,
+        ..Answer::default()
     };
     refusal("server s", &facts, &name("api"), step, answer)
 }
@@ -178,4 +177,49 @@ fn what_the_server_lets_us_do_is_learned_from_what_its_own_rules_forbid() {
     );
     let other = [(theirs.clone(), no(Reason::MembershipLoop))];
     assert_eq!(learned(&[theirs], &other), None);
+}
+
+// Red when: a setting that is refused is not named, or nobody says what to do about it.
+#[test]
+fn a_refused_setting_is_named_whatever_the_code() {
+    let of = |name: &str| RoleStep::Set {
+        name: name.to_owned(),
+        value: "x".to_owned(),
+    };
+    for (name, code, reason, words) in [
+        ("my.var", "42501", Reason::SettingNotAllowed, "superuser"),
+        (
+            "transaction_isolation",
+            "25001",
+            Reason::InvalidSpec,
+            "default_transaction_isolation",
+        ),
+        ("work_mem", "0A000", Reason::InvalidSpec, "correct work_mem"),
+        ("work_mem", "XX000", Reason::InvalidSpec, "correct work_mem"),
+    ] {
+        let failure = refused(&of(name), code, "refused");
+        assert_eq!(
+            (failure.class, failure.reason),
+            (Class::Denied, reason),
+            "{failure}"
+        );
+        assert!(
+            failure.message.contains(name) && failure.message.contains(words),
+            "{failure}"
+        );
+    }
+    let lock = refused(
+        &of("work_mem"),
+        "55P03",
+        "canceling statement due to lock timeout",
+    );
+    assert_eq!(lock.class, Class::Transient);
+}
+
+// Red when: whatever a GRANT of a role is refused for with 0LP01 counts as a circle.
+#[test]
+fn a_role_that_has_no_members_is_no_circle() {
+    let said = "role \"pg_database_owner\" cannot have explicit members";
+    let failure = refused(&join("pg_database_owner"), "0LP01", said);
+    assert_eq!(failure.reason, Reason::RoleProtected, "{failure}");
 }

@@ -184,3 +184,57 @@ fn a_list_that_is_none_is_said_and_not_set() {
         assert_eq!((rights.steps, &rights.asked), (vec![], &asked), "{value}");
     }
 }
+
+// Red when: `role` counts as unknown because the server hides it, or may be a role without SET.
+#[test]
+fn sessions_may_begin_as_a_role_that_is_declared_with_set() {
+    let with = |options: MembershipOptions| {
+        let mut declared = desired();
+        declared.member_of.insert(role("owners"), options);
+        let setting = ("role".to_owned(), "owners".to_owned());
+        declared.settings.extend([setting]);
+        declared
+    };
+    let server = Server::default();
+    let planned = |declared: &Desired| server.plan(declared, &Asked::default());
+    let set = RoleStep::Set {
+        name: "role".to_owned(),
+        value: "owners".to_owned(),
+    };
+    assert!(planned(&with(USUAL)).steps.contains(&set));
+    let without = MembershipOptions {
+        set: false,
+        ..USUAL
+    };
+    let rights = planned(&with(without));
+    assert!(!rights.steps.contains(&set));
+    let problem = rights
+        .problems
+        .iter()
+        .find(|it| it.reason == Reason::SettingNotAllowed);
+    assert!(
+        problem.is_some_and(|it| it.message.contains("memberOf")),
+        "{:?}",
+        rights.problems
+    );
+}
+
+// Red when: a parameter that the server has and one that it does not know are told in one sentence.
+#[test]
+fn an_unknown_parameter_and_one_that_is_not_the_roles_are_told_apart() {
+    let server = Server::default();
+    let said = |name: &str| {
+        let mut declared = desired();
+        declared
+            .settings
+            .extend([(name.to_owned(), "x".to_owned())]);
+        let rights = server.plan(&declared, &Asked::default());
+        rights
+            .problems
+            .first()
+            .map(|it| it.message.clone())
+            .unwrap_or_default()
+    };
+    assert!(said("auto_explain.log_analyze").contains("none that a role may set"));
+    assert!(said("no_such").contains("correct its name"));
+}

@@ -224,3 +224,17 @@ fn up_to_15_more_than_declared_is_left_to_whom_gave_it() {
     };
     assert_eq!(server.plan(&declared, &asked).steps.len(), 1);
 }
+
+// Red when: the server is asked for a membership that it gives to nobody.
+#[test]
+fn nobody_becomes_a_member_of_who_owns_the_database() {
+    let mut declared = desired();
+    declared.member_of.insert(role("pg_database_owner"), USUAL);
+    let rights = Server::default().plan(&declared, &Asked::default());
+    says(
+        &rights.problems,
+        Reason::RoleProtected,
+        &["whoever owns a database"],
+    );
+    assert_eq!(rights.steps, []);
+}

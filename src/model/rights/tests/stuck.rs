@@ -102,6 +102,54 @@ fn nobody_is_told_to_lend_a_superusers_privileges() {
     assert!(!said.contains(r#"GRANT "stranger""#), "{said}");
 }
 
+// Red when: give_all() owes what an extension or a superuser has, or what everybody has, or stays silent of it.
+#[test]
+fn what_nobody_owes_is_noted_with_a_count_and_is_no_problem() {
+    let mut server = server(
+        with_tables(&["a"])
+            .with(table("c"), false)
+            .with(table("d"), false),
+    );
+    let declared = reads(&[ALL]);
+    let (asked, _) = server.settle(&declared, Asked::default());
+    let mut observed = server.observed(&declared, &asked);
+    let mut catalog = DatabaseCatalog::clone(observed.inside["shop"].as_ref().unwrap());
+    let group = catalog.groups.get_mut(&tables()).unwrap();
+    group.spared = [(SELECT, names(&["c"]))].into();
+    (observed.inside).insert("shop".to_owned(), Ok(Arc::new(catalog)));
+    let rights = super::super::plan(&declared, &asked, Some(&server.role), &observed);
+    let theirs = r#"GRANT SELECT ON TABLE "app"."d" TO "orders-api""#;
+    says(
+        &rights.problems,
+        Reason::NotGrantable,
+        &["1 table of", theirs],
+    );
+    let [note] = rights.notes.as_slice() else {
+        panic!("one note is expected: {:?}", rights.notes);
+    };
+    assert!(note.contains("1 table of schema \"app\" (\"c\")"), "{note}");
+    assert_eq!(rights.inside, BTreeMap::new());
+}
+
+// Red when: the message names pg_database_owner, as whom nobody signs in, or does not say how to be lent it.
+#[test]
+fn what_the_databases_owner_has_is_said_of_who_that_is() {
+    let server = server(with_tables(&["a"]).with(table("c"), false));
+    let declared = reads(&[Some("c")]);
+    let mut observed = server.observed(&declared, &Asked::default());
+    let mut catalog = DatabaseCatalog::clone(observed.inside["shop"].as_ref().unwrap());
+    catalog.objects.get_mut(&table("c")).unwrap().owner = role("pg_database_owner");
+    (observed.inside).insert("shop".to_owned(), Ok(Arc::new(catalog)));
+    observed.databases.get_mut("shop").unwrap().owner = role("shopkeeper");
+    let rights = super::super::plan(&declared, &Asked::default(), None, &observed);
+    let lends = r#"GRANT "shopkeeper" TO "pg-operators""#;
+    says(
+        &rights.problems,
+        Reason::NotGrantable,
+        &["their owner \"shopkeeper\" can", lends],
+    );
+}
+
 #[test]
 fn all_gives_no_step_when_only_what_we_may_not_grant_is_left() {
     let shop = with_tables(&["a"]).with(table("c"), false);
