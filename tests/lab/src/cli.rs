@@ -15,7 +15,7 @@ use crate::up::{self, Home, OperatorAction, Options};
 #[derive(Parser)]
 #[command(name = "lab", version)]
 pub struct Cli {
-    /// Where the running lab keeps its files; target/lab of this repository if absent.
+    /// Where the lab keeps its files; in a clone of this repository a folder of its target if absent.
     #[arg(long, env = "LAB_HOME", global = true, value_name = "DIR")]
     home: Option<PathBuf>,
     #[command(subcommand)]
@@ -53,18 +53,22 @@ enum Command {
 impl Cli {
     pub async fn run(self) -> Result<()> {
         let Self { home, command } = self;
-        let home = home.map(std::path::absolute).transpose()?;
-        let absent = match command {
-            Command::Demo => Home::of_demo(),
-            Command::Soak { .. } => Home::of_soak(),
-            _ => Home::of_workspace(),
-        };
-        let home = home.map_or(absent, Home::new);
-        match command {
+        // Demo and soak have folders of their own, so that they leave a running lab alone.
+        let folder = match command {
             Command::Build => {
                 println!("{}", assets::find(assets::Set::All)?.display());
-                Ok(())
+                return Ok(());
             }
+            Command::Demo => "demo",
+            Command::Soak { .. } => "soak",
+            _ => "lab",
+        };
+        let home = match home.filter(|home| !home.as_os_str().is_empty()) {
+            Some(home) => Home::new(std::path::absolute(home)?),
+            None => Home::of_workspace(folder)?,
+        };
+        match command {
+            Command::Build => Ok(()),
             Command::Up(options) => up::up(&home, &options).await,
             Command::Down => up::down(&home).await,
             Command::Operator { action } => up::operator(&home, action).await,

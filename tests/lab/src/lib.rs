@@ -3,6 +3,7 @@
 mod api;
 pub mod azure;
 pub mod cli;
+pub mod confined;
 pub mod control_plane;
 pub mod demo;
 pub mod directory;
