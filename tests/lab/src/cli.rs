@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::control_plane::assets;
 use crate::demo;
+use crate::hostile;
 use crate::soak;
 use crate::up::{self, Home, OperatorAction, Options};
 
@@ -45,6 +46,9 @@ enum Command {
         )]
         minutes: u64,
     },
+    /// Attack the operator in every way that tenants have, beside others who must not notice, in a lab
+    /// of its own (in target/hostile). One line on standard output says how that went.
+    Hostile(hostile::Options),
     /// What `up` leaves in the background.
     #[command(hide = true)]
     Serve(Options),
@@ -53,7 +57,7 @@ enum Command {
 impl Cli {
     pub async fn run(self) -> Result<()> {
         let Self { home, command } = self;
-        // Demo and soak have folders of their own, so that they leave a running lab alone.
+        // Demo, soak and hostile have folders of their own, so that they leave a running lab alone.
         let folder = match command {
             Command::Build => {
                 println!("{}", assets::find(assets::Set::All)?.display());
@@ -61,6 +65,7 @@ impl Cli {
             }
             Command::Demo => "demo",
             Command::Soak { .. } => "soak",
+            Command::Hostile(_) => "hostile",
             _ => "lab",
         };
         let home = match home.filter(|home| !home.as_os_str().is_empty()) {
@@ -74,7 +79,8 @@ impl Cli {
             Command::Operator { action } => up::operator(&home, action).await,
             Command::Demo => demo::demo(&home).await,
             Command::Soak { minutes } => soak::soak(home.dir(), minutes).await,
-            Command::Serve(options) => up::serve(&home, &options).await,
+            Command::Hostile(options) => hostile::hostile(home.dir(), options).await,
+            Command::Serve(options) => Box::pin(up::serve(&home, &options)).await,
         }
     }
 }

@@ -5,17 +5,23 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// What a child may use.
+/// What a child may use. All that is started with one of it or its clones shares its memory.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    group: Option<Arc<Group>>,
-    /// Bytes.
-    pub memory: u64,
-    pub descriptors: Option<u64>,
+    memory: Arc<Memory>,
+    descriptors: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Memory {
+    bytes: u64,
+    group: Option<Group>,
+    /// The most that one process has had, as far as it was looked at.
+    peak: AtomicU64,
 }
 
 /// A control group that ends with the last of its holders.
@@ -33,34 +39,63 @@ enum Version {
 
 impl Limits {
     /// With a group where one can be made; otherwise the error says why there is none, and
-    /// `without_group` leaves it to the caller to look at what the child uses.
+    /// `without_group` leaves it at a look at what the child has used.
     pub fn new(memory: u64, descriptors: Option<u64>) -> Result<Self> {
-        let group = Some(Arc::new(Group::new(memory)?));
-        Ok(Self {
-            group,
-            memory,
-            descriptors,
-        })
+        Ok(Self::with(memory, Some(Group::new(memory)?), descriptors))
     }
 
     /// Descriptors alone are limited.
     pub fn without_group(memory: u64, descriptors: Option<u64>) -> Self {
+        Self::with(memory, None, descriptors)
+    }
+
+    fn with(bytes: u64, group: Option<Group>, descriptors: Option<u64>) -> Self {
+        let memory = Memory {
+            bytes,
+            group,
+            peak: AtomicU64::new(0),
+        };
         Self {
-            group: None,
-            memory,
+            memory: Arc::new(memory),
             descriptors,
         }
     }
 
+    /// The memory that may be used, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.memory.bytes
+    }
+
     /// How often the kernel has killed a process because of the limit.
     pub fn kills(&self) -> u64 {
-        self.group.as_ref().map_or(0, |group| group.kills())
+        self.memory.group.as_ref().map_or(0, Group::kills)
+    }
+
+    /// Looks at what a process has used; each does so before it is ended.
+    pub fn look(&self, pid: u32) {
+        let used = used(pid).unwrap_or(0);
+        self.memory.peak.fetch_max(used, Ordering::Relaxed);
+    }
+
+    /// The most memory that one process has had, in bytes: as much as there is, if it was killed for it.
+    pub fn peak(&self) -> u64 {
+        let seen = self.memory.peak.load(Ordering::Relaxed);
+        if self.kills() > 0 {
+            seen.max(self.memory.bytes)
+        } else {
+            seen
+        }
+    }
+
+    /// Whether a process was killed for its memory, or had more than it may.
+    pub fn exceeded(&self) -> bool {
+        self.kills() > 0 || self.peak() > self.memory.bytes
     }
 
     /// The program and arguments that set the limits and then become `command`.
     pub(crate) fn wrap(&self, command: Vec<OsString>) -> Vec<OsString> {
         let mut wrapped: Vec<OsString> = Vec::new();
-        if let Some(group) = &self.group {
+        if let Some(group) = &self.memory.group {
             let script = "echo $$ >\"$0\" && exec \"$@\"";
             wrapped.extend(["sh", "-c", script].map(OsString::from));
             wrapped.push(group.dir.join("cgroup.procs").into_os_string());
@@ -176,7 +211,7 @@ fn parents(mounts: &str, own: &str) -> Vec<(Version, PathBuf)> {
 }
 
 /// The most memory that a process has had in its life, in bytes; `None`: it is gone.
-pub fn peak(pid: u32) -> Option<u64> {
+fn used(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status
         .lines()
@@ -257,8 +292,8 @@ mod tests {
             "{said}"
         );
         assert!(!status.success());
-        assert!(limits.kills() > 0);
-        let group = limits.group.as_ref().unwrap().dir.clone();
+        assert!(limits.kills() > 0 && limits.exceeded());
+        let group = limits.memory.group.as_ref().unwrap().dir.clone();
         drop((child, limits));
         assert!(!group.exists());
     }

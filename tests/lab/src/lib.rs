@@ -10,6 +10,7 @@ pub mod directory;
 pub mod entra;
 pub mod faults;
 pub mod gateway;
+pub mod hostile;
 pub mod http;
 pub mod imds;
 pub mod node;

@@ -160,11 +160,20 @@ impl Process {
         if self.ended().is_none()
             && let Some(pid) = pid(self.child.id())
         {
+            self.look();
             let _ = kill_process(pid, signal);
         }
     }
 
+    /// What it has used is known only while it is there.
+    fn look(&self) {
+        if let Some(limits) = &self.limits {
+            limits.look(self.child.id());
+        }
+    }
+
     fn kill_now(&mut self) {
+        self.look();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
