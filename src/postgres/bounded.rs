@@ -143,6 +143,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
         if let Poll::Ready(Ok(())) = &polled {
             let new = buffer.filled().get(before..).unwrap_or_default();
             if !this.frames.take(new) {
+                buffer.set_filled(before);
                 this.exceeded.store(true, Ordering::Release);
                 let text = "a message of the server is too long";
                 return Poll::Ready(Err(io::Error::other(text)));

@@ -121,8 +121,7 @@ async fn only_the_role_with_too_many_single_privileges_gets_no_answer() -> Resul
     let sql = "DO $$ BEGIN
            FOR i IN 1..8000 LOOP EXECUTE format('CREATE TABLE public.%I ()', 't' || md5(i::text) || i); END LOOP;
            CREATE TABLE public.other ();
-           UPDATE pg_class SET relacl = ARRAY[makeaclitem((SELECT oid FROM pg_roles WHERE rolname = 'Prod DB Readonly'), 10,
-             'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER', false)]
+           UPDATE pg_class SET relacl = ARRAY[format('%I=arwdDxt/%I', 'Prod DB Readonly', pg_get_userbyid(10))::aclitem]
              WHERE relnamespace = 'public'::regnamespace AND relname LIKE 't%' AND relkind = 'r';
            INSERT INTO pg_shdepend SELECT (SELECT oid FROM pg_database WHERE datname = 'orders'), 'pg_class'::regclass, c.oid, 0,
              'pg_authid'::regclass, r.oid, 'a' FROM pg_class AS c, pg_roles AS r
