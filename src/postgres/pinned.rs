@@ -65,16 +65,16 @@ pub(super) fn options(timeouts: Timeouts, administrators: &[RoleName]) -> String
         statement, lock, ..
     } = timeouts;
     let statement = statement.as_millis().max(1);
-    let mut options = String::new();
-    for (name, value) in FIXED {
-        options.push_str(&format!("-c {name}={value} "));
-    }
-    options.push_str(&format!(
+    let fixed = FIXED
+        .iter()
+        .map(|(name, value)| format!("-c {name}={value}"));
+    let mut options: Vec<String> = fixed.collect();
+    options.push(format!(
         "-c statement_timeout={statement} -c lock_timeout={lock} -c idle_in_transaction_session_timeout={statement} -c {ADMINISTRATORS}={names}",
         lock = lock.as_millis().max(1),
         names = json_of(administrators),
     ));
-    options
+    options.join(" ")
 }
 
 /// The first message of a connection. SET and SHOW call no function, so that nothing of others runs
