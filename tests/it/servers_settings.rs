@@ -72,7 +72,7 @@ async fn whatever_a_role_or_database_sets_by_default_the_operator_works() -> Res
 async fn a_connection_that_is_closed_while_idle_is_no_news() -> Result<()> {
     let setup = Setup {
         server: Some(Box::new(|server| {
-            server["spec"]["resyncInterval"] = json!("1h")
+            server["spec"]["resyncInterval"] = json!("1h");
         })),
         ..Setup::default()
     };
