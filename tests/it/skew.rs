@@ -152,8 +152,12 @@ fn map_texts(value: &Value, change: &impl Fn(&str) -> String) -> Value {
 }
 
 fn hash(token: &str) -> String {
-    let digest = Sha256::digest(token);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write as _;
+    let mut hex = String::new();
+    for byte in Sha256::digest(token) {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
 }
 
 fn text_of(secret: &Secret, key: &str) -> String {
