@@ -29,6 +29,7 @@ mod servers_connect;
 mod servers_large;
 mod servers_lost;
 mod servers_settings;
+mod skew;
 mod steady;
 mod story;
 mod tenants;
