@@ -131,7 +131,13 @@ impl Kept {
         numbers.peak = inner.limits.peak();
         numbers.limit = inner.limits.bytes();
         numbers.restarts = inner.ends.len();
-        numbers.wrong.extend(inner.ends.iter().cloned());
+        // The rest is in the log.
+        let ends = inner
+            .ends
+            .iter()
+            .take(3)
+            .filter_map(|end| end.lines().next());
+        numbers.wrong.extend(ends.map(str::to_owned));
         let kills = inner.limits.kills();
         if kills > 0 {
             numbers
