@@ -3,6 +3,7 @@
 pub mod feed;
 mod finalizers;
 pub mod index;
+pub mod policies;
 pub mod principal;
 pub mod server;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use kube::runtime::controller::Action;
 
 use crate::cluster::{Cluster, EventRecorder};
 use crate::model::report::{
-    CONNECTED, LOGIN_VERIFIED, READY, RECONCILING, ROLE_SYNCED, STALLED, TOKEN_ISSUED,
+    CONNECTED, LOGIN_VERIFIED, READY, RECONCILING, ROLE_SYNCED, STALLED, SUSPENDED, TOKEN_ISSUED,
 };
 use crate::model::{Class, Failure, ObjectKey, Reason};
 use crate::ports::{Clock, TokenSource};
@@ -83,13 +84,12 @@ impl Reporter {
     }
 }
 
-/// Whether an object is not ready because somebody wants it so: suspended, or in mode Plan.
+/// Whether somebody wants nothing to be done about an object: it is suspended, or in mode Plan.
 fn is_paused(conditions: &[Condition]) -> bool {
-    let mut ready = conditions
-        .iter()
-        .filter(|condition| condition.type_ == READY);
-    let wanted = [Reason::Suspended, Reason::PlanOnly].map(|reason| reason.to_string());
-    ready.any(|ready| wanted.contains(&ready.reason))
+    let plan = Reason::PlanOnly.to_string();
+    conditions.iter().any(|condition| {
+        condition.type_ == SUSPENDED || (condition.type_ == READY && condition.reason == plan)
+    })
 }
 
 /// How a pass counts in the metrics.
@@ -142,7 +142,7 @@ mod tests {
             last_transition_time: Time(Timestamp::UNIX_EPOCH),
         };
         for (type_, reason, paused) in [
-            (READY, "Suspended", true),
+            (SUSPENDED, "Suspended", true),
             (READY, "PlanOnly", true),
             (READY, "ServerUnreachable", false),
             (STALLED, "Suspended", false),

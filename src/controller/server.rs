@@ -84,7 +84,13 @@ async fn told(
     ctx.reporter
         .metrics
         .reconciled(ObjectKind::Server, result, started.elapsed());
-    let wait = again.map_or(wait, |again| again.min(wait));
+    let now = ctx.reporter.clock.now();
+    let status = ctx.index.server_status(object).0;
+    let stalls = report::stalls_at(&status.conditions, now).map(|at| at.duration_since(now));
+    let wait = again
+        .into_iter()
+        .chain(stalls)
+        .fold(wait, SignedDuration::min);
     Action::requeue(wait.try_into().unwrap_or_default())
 }
 

@@ -5,7 +5,7 @@ use crate::controller::index::Memory;
 use crate::controller::{Context, result_of};
 use crate::model::plan::{Plan, RoleWork, Steps, plan};
 use crate::model::report::{self, Preview};
-use crate::model::{Class, Desired, Failure, Look, ObjectId};
+use crate::model::{Desired, Failure, Look, ObjectId};
 use crate::postgres::{show_privilege_steps, show_role_steps};
 use crate::telemetry::ReconcileResult;
 
@@ -38,8 +38,8 @@ pub(super) async fn preview(
         Err(failure) => Err(failure),
     };
     let shown = match shown {
-        // What may pass by itself says nothing about the plan.
-        Err(failure) if matches!(failure.class, Class::Transient | Class::Waiting) => Err(failure),
+        // What may pass says nothing about the plan.
+        Err(failure) if !failure.needs_action() => Err(failure),
         Err(failure) => Ok(Preview {
             statements: 0,
             lines: vec![cannot(&failure)],
@@ -140,6 +140,7 @@ fn cut(mut lines: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Class;
 
     #[test]
     fn a_plan_that_is_too_long_is_cut_and_says_so() {

@@ -391,7 +391,8 @@ pub(super) async fn waiting(
     }
 }
 
-/// Writes the status if it differs, then tells about the transition. On failure: when to try again.
+/// Writes the status if it differs, then tells about the transition. Says when to look again: when the
+/// write failed soon, else when what is not well becomes Stalled.
 pub(super) async fn write(
     object: &EntraPostgresPrincipal,
     status: &EntraPostgresPrincipalStatus,
@@ -433,7 +434,7 @@ pub(super) async fn write(
             .publish(&reference, type_, &note.reason, "Reconcile", &note.note)
             .await;
     }
-    None
+    report::stalls_at(&status.conditions, ctx.reporter.clock.now())
 }
 
 fn log(object: &str, warning: bool, reason: &str, note: &str) {
@@ -481,10 +482,14 @@ fn after_loss(desired: &Desired, now: Timestamp) -> Hold {
     }
 }
 
-/// One failure out of several: the first that somebody has to act on gives the reason.
+/// One failure out of several: the first that somebody has to act on gives the reason, before what may
+/// heal and what passes.
 fn together(failures: &[Failure]) -> Option<Failure> {
-    let acts = |failure: &&Failure| matches!(failure.class, Class::Invalid | Class::Denied);
-    let first = failures.iter().find(acts).or(failures.first())?.clone();
+    let acts = |failure: &&Failure| failure.needs_action();
+    let refused = |failure: &&Failure| matches!(failure.class, Class::Invalid | Class::Denied);
+    let first = failures.iter().find(acts);
+    let first = first.or_else(|| failures.iter().find(refused));
+    let first = first.or(failures.first())?.clone();
     let others = failures.iter().filter(|failure| **failure != first);
     let said: Vec<&str> = std::iter::once(&first)
         .chain(others)

@@ -37,7 +37,7 @@ fn an_adoption_is_always_told_and_other_changes_only_of_what_was_ready() {
     assert_eq!(told(&bad, &good, altered), [note("Ready")]);
     assert_eq!(told(&bad, &bad, altered), []);
     // To look at a plan is no trouble.
-    let shown = ready("False", "PlanOnly");
+    let shown = ready("True", "PlanOnly");
     assert_eq!(
         notes(&good, &shown, None).first().map(|note| note.warning),
         Some(false)
@@ -66,7 +66,7 @@ fn a_plan_is_shown_and_goes_with_its_mode() {
     };
     assert_eq!(
         (condition.status.as_str(), condition.reason.as_str()),
-        ("False", "PlanOnly")
+        ("True", "PlanOnly")
     );
     assert!(condition.message.contains("1 statement "), "{condition:?}");
     let nothing = planned(&shown, 2, Ok(&preview(0, &[])), now);
@@ -196,9 +196,11 @@ fn a_server_whose_deletion_waits_is_not_ready_whatever_its_session_says() {
         unmanaged: crate::api::Unmanaged::default(),
     };
     let ca = Failure::new(Class::Denied, Reason::CaInvalid, "no ConfigMap");
+    let wrong = Failure::new(Class::Invalid, Reason::UnknownCloud, "no such cloud");
     for (connected, is_connected, also, kstatus) in [
         (Ok(facts), "True", "", RECONCILING),
-        (Err(ca), "False", "no ConfigMap", STALLED),
+        (Err(ca), "False", "no ConfigMap", RECONCILING),
+        (Err(wrong), "False", "no such cloud", STALLED),
     ] {
         let outcome = ServerOutcome {
             connected,
