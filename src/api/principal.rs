@@ -326,7 +326,7 @@ pub struct EntraPostgresPrincipalStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`, `RoleSynced`, and with a token `TokenIssued` and (unless `verifyLogin: Never`)
-    /// `LoginVerified`; `Reconciling` and `Stalled` only while true.
+    /// `LoginVerified`; `Reconciling`, `Stalled` and `Suspended` only while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
