@@ -7,14 +7,16 @@ use std::time::Duration;
 use kube::Resource;
 
 use crate::api::{EntraPostgresPrincipal, Identity};
-use crate::cluster::{SecretMeta, SecretRead};
+use crate::cluster::{SECRET_TYPE, SecretMeta, SecretRead};
 use crate::controller::Context;
 use crate::controller::index::{Memory, Verified, version};
 use crate::model::failure::not_usable;
 use crate::model::marker::Marker;
 use crate::model::observed::{Login, Observed, Record};
 use crate::model::report::{self, LOGIN_VERIFIED, READY};
-use crate::model::secret::{Connection, Content, Layout, Present, SecretFacts, fingerprint, pem};
+use crate::model::secret::{
+    Connection, Content, Layout, Present, SecretFacts, fingerprint, pem, was_made_for,
+};
 use crate::model::tenancy::{self, Allowance};
 use crate::model::{
     Asked, Class, Desired, DesiredServer, DesiredToken, Failure, Interest, Look, ObjectId,
@@ -210,6 +212,13 @@ impl World {
             self.observed.secret = Look::Known(None);
             return;
         };
+        let orphan = match self.is_orphan(desired, token, &meta, ctx).await {
+            Ok(orphan) => orphan,
+            Err(failure) => {
+                self.observed.secret = Look::Unknown(failure);
+                return;
+            }
+        };
         let facts = if meta.controller_uid.as_ref() == Some(&desired.uid) {
             content(desired, token, server, &mut self.ca, meta, ctx).await
         } else {
@@ -225,12 +234,41 @@ impl World {
                     controller: meta.controller_uid.clone(),
                     holder: meta.holder(),
                     namesake: is_namesake(desired, &meta),
+                    orphan,
                     content,
                 };
                 self.secret = Some(meta);
                 Look::Known(Some(facts))
             }
         };
+    }
+}
+
+impl World {
+    /// Whether a Secret without an owner was this object's: exactly the version that was seen, which only
+    /// the API server knows the type of.
+    async fn is_orphan(
+        &self,
+        desired: &Desired,
+        token: &DesiredToken,
+        meta: &SecretMeta,
+        ctx: &Context,
+    ) -> Result<bool, Failure> {
+        let role = match &self.observed.role {
+            Look::Known(Some(facts)) => facts.label.as_ref().map(|label| &label.object_id),
+            _ => None,
+        };
+        if !meta.is_orphan() || !was_made_for(&meta.annotations, &token.identity, role) {
+            return Ok(false);
+        }
+        let namespace = &desired.key.namespace;
+        let read = ctx.cluster.read_secret(namespace, &token.secret).await?;
+        Ok(read.is_some_and(|read| {
+            read.meta.uid == meta.uid
+                && read.meta.resource_version == meta.resource_version
+                && read.meta.type_.as_deref() == Some(SECRET_TYPE)
+                && !read.immutable
+        }))
     }
 }
 

@@ -50,14 +50,18 @@ fn wanted(
         Look::Unknown(cause) => return (Err(cause.clone()), None),
         Look::Known(facts) => facts.as_ref(),
     };
-    if let Some(foreign) = facts.filter(|facts| facts.controller.as_ref() != Some(&desired.uid)) {
+    let orphan = facts.is_some_and(|facts| facts.orphan);
+    if let Some(foreign) =
+        facts.filter(|facts| !orphan && facts.controller.as_ref() != Some(&desired.uid))
+    {
         return (Err(not_ours(desired, &token.secret, foreign)), None);
     }
     if let Err(failure) = &token.layout {
         return (Err(failure.clone()), None);
     }
     let identity = identity_of(&token.identity);
-    let (step, renewal) = match facts.map(|facts| &facts.content) {
+    let ours = facts.filter(|_| !orphan);
+    let (step, renewal) = match ours.map(|facts| &facts.content) {
         None => (Some(TokenStep::Issue), None),
         Some(Content::Immutable(_)) => return (Err(immutable(desired, &token.secret)), None),
         Some(Content::Broken) => (Some(TokenStep::Renew { expires: None }), None),

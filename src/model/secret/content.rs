@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::token::{end_of, life_of};
-use super::{Connection, Layout, TokenRecord};
+use super::{Connection, Layout, TokenRecord, identity_of};
+use crate::api::Identity;
+use crate::model::ObjectId;
 
 /// What we wrote of a Secret, by the books of the API server. The rest is others', and stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,6 +74,19 @@ fn matches(
         .iter()
         .all(|(key, text)| present.get(key) == Some(text))
         && ours.iter().all(|key| wanted.contains_key(key))
+}
+
+/// Whether a Secret of ours that lost its owner was made for this identity and, where the role's is known,
+/// for this principal of Entra. Namespace and name agree already, or nobody would ask.
+pub fn was_made_for(
+    annotations: &BTreeMap<String, String>,
+    identity: &Identity,
+    role: Option<&ObjectId>,
+) -> bool {
+    TokenRecord::read(annotations).is_some_and(|record| {
+        record.identity == identity_of(identity)
+            && role.is_none_or(|role| *role == record.object_id)
+    })
 }
 
 /// How good a Secret of ours is.
@@ -166,6 +181,9 @@ pub struct SecretFacts {
     /// The controller has our object's kind and name. If it is not our object, it is one that was
     /// deleted before ours was made, and Kubernetes is about to collect the Secret.
     pub namesake: bool,
+    /// It is nobody's, and its record says that it was made for this very object: its owner was deleted
+    /// without it, or it was restored without its owner.
+    pub orphan: bool,
     /// Its data, judged; meaningless when the controller is not our object.
     pub content: Content,
 }

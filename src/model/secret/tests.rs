@@ -585,3 +585,36 @@ fn certificates_are_written_as_pem() {
     assert_eq!(lines.len(), 4);
     assert_eq!((lines[1].len(), lines[2]), (64, "AAA="));
 }
+
+// Red when: was_made_for() asks for less than the whole record, its identity and, if known, its principal.
+#[test]
+fn only_the_record_of_this_very_identity_makes_a_secret_without_an_owner_ours() {
+    use crate::api::{Identity, OperatorIdentity};
+    let own = Identity::default();
+    let other = Identity {
+        operator: Some(OperatorIdentity {}),
+        ..Identity::default()
+    };
+    let id = |last: char| {
+        ObjectId::parse(&format!("00000000-0000-0000-0000-00000000000{last}")).expect("an id")
+    };
+    let record = TokenRecord {
+        issued_at: Timestamp::UNIX_EPOCH,
+        expires_at: Timestamp::UNIX_EPOCH,
+        sha256: "x".to_owned(),
+        object_id: id('1'),
+        identity: identity_of(&own),
+        renewed: None,
+        lives: None,
+    };
+    let written = record.annotations();
+    assert!(was_made_for(&written, &own, None));
+    assert!(was_made_for(&written, &own, Some(&id('1'))));
+    assert!(!was_made_for(&written, &own, Some(&id('2'))));
+    assert!(!was_made_for(&written, &other, None));
+    for name in written.keys() {
+        let mut less = written.clone();
+        less.remove(name);
+        assert!(!was_made_for(&less, &own, None), "{name}");
+    }
+}
