@@ -21,7 +21,7 @@ use crate::cluster::{self, Cluster, EventRecorder};
 use crate::controller::feed::{Feed, Objects};
 use crate::controller::index::{Clusters, Index, Listening, Wakes};
 use crate::controller::watches::{Listed, Synced};
-use crate::controller::{Context, Never, Reporter, principal, server};
+use crate::controller::{Context, Never, Reporter, policies, principal, server};
 use crate::entra::{Broker, BrokerOptions};
 use crate::http::{Probes, Readiness};
 use crate::leader::{Elector, Leadership};
@@ -223,6 +223,7 @@ impl Parts {
                 &context
             ),
             control(servers, server_wake, drain, server::reconcile, &context),
+            policies::watch(&context, drain),
         );
     }
 }
