@@ -16,6 +16,7 @@ mod clients;
 mod deletion;
 mod fixture;
 mod fleet;
+mod flux;
 mod kubectl;
 mod layers;
 mod on_a_node;
