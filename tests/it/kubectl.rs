@@ -319,10 +319,12 @@ async fn stalled_and_reconciling_are_there_only_while_true() -> Result<()> {
     let world = World::start("stalled").await?;
     // Stalled: somebody must change something. Reconciling: it may pass, or what is missing may arrive.
     let nobody = world.principal("nobody", "nobody", json!({"type": "Group"}));
-    let protected = world.principal("protected", "azure_pg_admin", json!({"type": "Group"}));
+    world.sql("CREATE ROLE plain").await?;
+    let id = json!({"type": "ServicePrincipal", "objectId": crate::fixture::REPORTS_ID});
+    let plain = world.principal("plain", "plain", id);
     for (object, reason, kind) in [
         (nobody, "PrincipalNotFound", "Reconciling"),
-        (protected, "RoleProtected", "Stalled"),
+        (plain, "RoleExists", "Stalled"),
     ] {
         let name = object["metadata"]["name"].as_str().context("a name")?;
         world.apply(&object).await?;

@@ -15,7 +15,7 @@ use crate::model::marker::Marker;
 use crate::model::observed::{Login, Observed, Record};
 use crate::model::report::{self, LOGIN_VERIFIED, READY};
 use crate::model::secret::{
-    Connection, Content, Layout, Present, SecretFacts, fingerprint, pem, was_made_for,
+    Connection, Content, Layout, Present, SecretFacts, fingerprint, pem, was_made_before,
 };
 use crate::model::tenancy::{self, Allowance};
 use crate::model::{
@@ -104,7 +104,8 @@ pub(super) async fn observe(
     };
     if world.observed.allowance.is_ok() && !desired.suspend {
         world.observed.source = source::object_id(desired, ctx).await;
-        world.look_at_secret(desired, ctx).await;
+        let has_published = ctx.index.status(object).binding.is_some();
+        world.look_at_secret(desired, has_published, ctx).await;
         world.look_at_role(desired, wanted.as_ref(), ctx).await;
     }
     world
@@ -189,7 +190,7 @@ impl World {
     }
 
     /// Looks at the Secret: at the watch's copy, and at the data only if that version was not seen yet.
-    async fn look_at_secret(&mut self, desired: &Desired, ctx: &Context) {
+    async fn look_at_secret(&mut self, desired: &Desired, has_published: bool, ctx: &Context) {
         let (Some(token), Some(server)) = (&desired.token, &self.server) else {
             self.observed.secret = Look::Known(None);
             return;
@@ -212,12 +213,16 @@ impl World {
             self.observed.secret = Look::Known(None);
             return;
         };
-        let orphan = match self.is_orphan(desired, token, &meta, ctx).await {
+        let orphan = match orphan(desired, token, &meta, has_published, ctx).await {
             Ok(orphan) => orphan,
             Err(failure) => {
                 self.observed.secret = Look::Unknown(failure);
                 return;
             }
+        };
+        let (meta, orphan) = match orphan {
+            Some(newest) => (newest, true),
+            None => (meta, false),
         };
         let facts = if meta.controller_uid.as_ref() == Some(&desired.uid) {
             content(desired, token, server, &mut self.ca, meta, ctx).await
@@ -244,32 +249,28 @@ impl World {
     }
 }
 
-impl World {
-    /// Whether a Secret without an owner was this object's: exactly the version that was seen, which only
-    /// the API server knows the type of.
-    async fn is_orphan(
-        &self,
-        desired: &Desired,
-        token: &DesiredToken,
-        meta: &SecretMeta,
-        ctx: &Context,
-    ) -> Result<bool, Failure> {
-        let role = match &self.observed.role {
-            Look::Known(Some(facts)) => facts.label.as_ref().map(|label| &label.object_id),
-            _ => None,
-        };
-        if !meta.is_orphan() || !was_made_for(&meta.annotations, &token.identity, role) {
-            return Ok(false);
-        }
-        let namespace = &desired.key.namespace;
-        let read = ctx.cluster.read_secret(namespace, &token.secret).await?;
-        Ok(read.is_some_and(|read| {
-            read.meta.uid == meta.uid
-                && read.meta.resource_version == meta.resource_version
-                && read.meta.type_.as_deref() == Some(SECRET_TYPE)
-                && !read.immutable
-        }))
+/// A Secret without an owner that was an earlier object's of this namespace and name, as it is now: only the
+/// API server knows its type.
+async fn orphan(
+    desired: &Desired,
+    token: &DesiredToken,
+    meta: &SecretMeta,
+    has_published: bool,
+    ctx: &Context,
+) -> Result<Option<SecretMeta>, Failure> {
+    let was_ours = |meta: &SecretMeta| {
+        let (identity, created) = (&token.identity, desired.created);
+        meta.is_orphan() && was_made_before(&meta.annotations, identity, created, has_published)
+    };
+    if !was_ours(meta) {
+        return Ok(None);
     }
+    let namespace = &desired.key.namespace;
+    let read = ctx.cluster.read_secret(namespace, &token.secret).await?;
+    let ours = read.filter(|read| {
+        was_ours(&read.meta) && read.meta.type_.as_deref() == Some(SECRET_TYPE) && !read.immutable
+    });
+    Ok(ours.map(|read| read.meta))
 }
 
 fn marker_of(view: &RoleView) -> Option<Marker> {

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use super::token::{end_of, life_of};
 use super::{Connection, Layout, TokenRecord, identity_of};
 use crate::api::Identity;
-use crate::model::ObjectId;
 
 /// What we wrote of a Secret, by the books of the API server. The rest is others', and stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,16 +75,18 @@ fn matches(
         && ours.iter().all(|key| wanted.contains_key(key))
 }
 
-/// Whether a Secret of ours that lost its owner was made for this identity and, where the role's is known,
-/// for this principal of Entra. Namespace and name agree already, or nobody would ask.
-pub fn was_made_for(
+/// Whether a Secret without an owner was made for another object of this identity, which was there before:
+/// ours, created then, has not published a token yet, or not at that time. Namespace and name agree already,
+/// or nobody would ask. Whoever takes the owner away while the object lives keeps the Secret.
+pub fn was_made_before(
     annotations: &BTreeMap<String, String>,
     identity: &Identity,
-    role: Option<&ObjectId>,
+    created: Option<Timestamp>,
+    has_published: bool,
 ) -> bool {
     TokenRecord::read(annotations).is_some_and(|record| {
-        record.identity == identity_of(identity)
-            && role.is_none_or(|role| *role == record.object_id)
+        let earlier = created.is_some_and(|created| record.issued_at < created);
+        record.identity == identity_of(identity) && (!has_published || earlier)
     })
 }
 
