@@ -254,6 +254,8 @@ impl Reason {
             | Self::IdentityNotAllowed
             | Self::CertificateNotTrusted
             | Self::DatabaseError
+            | Self::CatalogTooLarge
+            | Self::PoolerNotSupported
             | Self::ObjectIdMismatch
             | Self::RebindRefused
             | Self::RoleExists

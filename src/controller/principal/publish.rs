@@ -84,8 +84,9 @@ impl Target<'_> {
         let written = match self.orphan() {
             Some(seen) => {
                 tracing::info!(object = %key, "Secret {name} lost its owner: it is taken over");
-                let taken = cluster.take_secret_over(&key.namespace, name, &content, seen);
-                taken.await
+                cluster
+                    .take_secret_over(&key.namespace, name, &content, seen)
+                    .await
             }
             None => cluster.create_secret(&key.namespace, name, &content).await,
         };

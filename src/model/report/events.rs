@@ -59,7 +59,7 @@ pub fn notes(old: &[Condition], new: &[Condition], change: Option<RoleChange>) -
     let same =
         before.is_some_and(|ready| ready.status == after.status && ready.reason == after.reason);
     let quiet = Reason::Connecting.to_string();
-    let transition = (!same && quiet != after.reason).then(|| Note {
+    let transition = (!same && quiet != after.reason).then_some(Note {
         warning: !is_ready,
         reason: after.reason,
         note: after.message,
