@@ -9,13 +9,16 @@ use kube::ResourceExt;
 use super::refresh::Renew;
 use super::secret::Layout;
 use super::{
-    Ask, Class, DatabaseAsk, DefaultAsk, DefaultsOf, DesiredAttributes, DesiredPrivileges, Failure,
-    Group, Kind, MembershipOptions, ObjectId, ObjectKey, Reason, RoleName,
+    Class, DesiredAttributes, DesiredPrivileges, Failure, MembershipOptions, ObjectId, ObjectKey,
+    Reason, RoleName, sizes,
 };
 use crate::api::{
-    Adoption, DefaultPrivilege, DeletionPolicy, EntraPostgresPrincipal, EntraPostgresPrincipalSpec,
-    Grant, Identity, Mode, PrincipalType, PrivilegePolicy, SecretKeyRef, TokenSpec, VerifyLogin,
+    Adoption, DeletionPolicy, EntraPostgresPrincipal, Identity, Mode, PrincipalType, RoleOptions,
+    SecretKeyRef, TokenSpec, VerifyLogin,
 };
+use rights::Rights;
+
+mod rights;
 
 /// Annotation: the object id to which a role may be bound anew.
 pub const REBIND: &str = "entrapostgres.io/rebind";
@@ -25,6 +28,10 @@ pub const RESTORE: &str = "entrapostgres.io/restore";
 pub const RECONCILE: &str = "entrapostgres.io/reconcile";
 /// Annotation: a new value renews the token now, once.
 pub const RENEW: &str = "entrapostgres.io/renew";
+/// In memory only: what of the role's rights was too large to be kept.
+pub const TOO_LARGE_RIGHTS: &str = "entrapostgres.io/too-large-rights";
+/// In memory only: what of the Secret's template was too large to be kept.
+pub const TOO_LARGE_TEMPLATE: &str = "entrapostgres.io/too-large-template";
 
 /// What an `EntraPostgresPrincipal` declares.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +72,9 @@ pub struct Desired {
     pub admin: bool,
     /// Whether sign-in needs multifactor authentication.
     pub mfa: bool,
+    /// Why what is declared of the role's rights (settings, memberships, privileges, who gets what it owns)
+    /// cannot be: they are empty here then. It is the role's failure and not the token's.
+    pub rights: Result<(), Failure>,
     /// Attributes.
     pub attributes: DesiredAttributes,
     /// Settings for all databases, by name in lower case.
@@ -131,21 +141,11 @@ impl Desired {
                 "a token is not written for users or administrators: remove token",
             ));
         }
-        if let Some((field, text)) = sent(spec).find(|(_, text)| text.contains('\0')) {
-            return Err(invalid(format!(
-                "{field} {text:?} contains a NUL character, which no name on a server has: correct it"
-            )));
-        }
-        let options = spec.role.clone().unwrap_or_default();
-        let member_of = spec.member_of.iter().map(|member| {
-            let options = MembershipOptions {
-                inherit: member.inherit,
-                set: member.set,
-                admin: member.admin,
-            };
-            Ok((RoleName::parse(&member.role)?, options))
-        });
-        let reassign_to = spec.reassign_owned_to.as_deref().map(RoleName::parse);
+        let options = spec.role.as_ref();
+        let (declared, rights) = match Rights::parse(spec) {
+            Ok(rights) => (rights, Ok(())),
+            Err(failure) => (Rights::default(), Err(failure)),
+        };
         let annotation = |name: &str| object.annotations().get(name).cloned();
         Ok(Self {
             object_id_from: (spec.principal.object_id_from.clone())
@@ -154,23 +154,12 @@ impl Desired {
             restore: annotation(RESTORE),
             reconcile: annotation(RECONCILE),
             renew: annotation(RENEW).filter(|value| !value.is_empty()),
-            attributes: DesiredAttributes {
-                login: options.login,
-                connection_limit: options.connection_limit,
-                create_db: options.create_db,
-                create_role: options.create_role,
-                inherit: options.inherit,
-            },
-            settings: (options.settings.unwrap_or_default().into_iter())
-                .map(|(name, value)| (name.to_lowercase(), value))
-                .collect(),
-            member_of: member_of.collect::<Result<_, Failure>>()?,
-            privileges: privileges(
-                &spec.grants,
-                &spec.default_privileges,
-                spec.privilege_policy,
-            )?,
-            reassign_to: reassign_to.transpose()?,
+            attributes: options.map_or_else(DesiredAttributes::default, attributes),
+            rights: too_large(object, TOO_LARGE_RIGHTS).map_or(rights, Err),
+            settings: declared.settings,
+            member_of: declared.member_of,
+            privileges: declared.privileges,
+            reassign_to: declared.reassign_to,
             plan_only: spec.mode == Mode::Plan,
             server: ObjectKey::new(server_namespace, &spec.server_ref.name),
             role: RoleName::parse_wanted(&spec.role_name)?,
@@ -181,10 +170,10 @@ impl Desired {
             adoption: spec.adoption,
             deletion: spec.deletion_policy,
             suspend: spec.suspend,
-            token: spec
-                .token
-                .as_ref()
-                .map(|token| DesiredToken::parse(token, &object.name_any(), &spec.role_name)),
+            token: spec.token.as_ref().map(|token| {
+                let too_large = too_large(object, TOO_LARGE_TEMPLATE);
+                DesiredToken::parse(token, &object.name_any(), &spec.role_name, too_large)
+            }),
             uid: object.uid().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
             created: object
@@ -193,6 +182,32 @@ impl Desired {
                 .as_ref()
                 .map(|time| time.0),
             key: ObjectKey::new(namespace, object.name_any()),
+        })
+    }
+
+    /// What the deletion of an object needs: nothing of its spec but what it deletes. `None`: no server can
+    /// have a role of that name.
+    pub fn of_deleted(object: &EntraPostgresPrincipal) -> Option<Self> {
+        let role = RoleName::parse(&object.spec.role_name).ok()?;
+        let mut rest = object.clone();
+        let spec = &mut rest.spec;
+        // Where nobody can get what it owns, it is dropped only if it owns nothing.
+        let heir = spec.reassign_owned_to.take();
+        let heir = heir.and_then(|heir| RoleName::parse(&heir).ok());
+        if heir.is_none() && spec.deletion_policy == DeletionPolicy::Reassign {
+            spec.deletion_policy = DeletionPolicy::Drop;
+        }
+        "deleted".clone_into(&mut spec.role_name);
+        spec.principal.object_id = (spec.principal.object_id.take())
+            .filter(|id| ObjectId::parse(id).is_some());
+        (spec.token, spec.role) = (None, None);
+        (spec.grants, spec.default_privileges) = (Vec::new(), Vec::new());
+        spec.member_of = Vec::new();
+        let desired = Self::parse(&rest).ok()?;
+        Some(Self {
+            role,
+            reassign_to: heir,
+            ..desired
         })
     }
 
@@ -209,7 +224,7 @@ impl Desired {
 }
 
 impl DesiredToken {
-    fn parse(spec: &TokenSpec, object: &str, role: &str) -> Self {
+    fn parse(spec: &TokenSpec, object: &str, role: &str, too_large: Option<Failure>) -> Self {
         let renew = match (&spec.renew_before, spec.renew_before_percentage) {
             (Some(before), _) => Renew::Before(Duration::from(*before)),
             (None, percentage) => Renew::Percentage(percentage.unwrap_or(33).clamp(1, 66)),
@@ -218,7 +233,7 @@ impl DesiredToken {
         let endpoint = spec.endpoint.as_ref();
         Self {
             identity: spec.identity.clone(),
-            layout: Layout::parse(&spec.secret, &secret, role, &spec.database),
+            layout: too_large.map_or_else(|| layout(spec, &secret, role), Err),
             secret,
             host: endpoint.and_then(|endpoint| endpoint.host.clone()),
             port: endpoint
@@ -231,103 +246,26 @@ impl DesiredToken {
     }
 }
 
-/// All texts that are sent to the server as they are, with their field; what becomes a [`RoleName`] is
-/// checked there. One message for many cannot be sent at all if one of them has a NUL.
-fn sent(spec: &EntraPostgresPrincipalSpec) -> impl Iterator<Item = (&'static str, &String)> {
-    let grants = spec.grants.iter().flat_map(|grant| {
-        let names = grant.names.iter().flatten();
-        let names = names.map(|name| ("grants: name", name));
-        let schema = grant.schema.iter().map(|name| ("grants: schema", name));
-        names
-            .chain(schema)
-            .chain([("grants: database", &grant.database)])
-    });
-    let defaults = spec.default_privileges.iter().flat_map(|default| {
-        [
-            ("defaultPrivileges: database", &default.database),
-            ("defaultPrivileges: schema", &default.schema),
-        ]
-    });
-    let settings = spec
-        .role
-        .iter()
-        .flat_map(|role| role.settings.iter().flatten());
-    let settings = settings.flat_map(|(name, value)| {
-        [
-            ("role.settings: name", name),
-            ("role.settings: value", value),
-        ]
-    });
-    let token = spec.token.iter();
-    grants
-        .chain(defaults)
-        .chain(settings)
-        .chain(token.map(|token| ("token.database", &token.database)))
+fn attributes(options: &RoleOptions) -> DesiredAttributes {
+    DesiredAttributes {
+        login: options.login,
+        connection_limit: options.connection_limit,
+        create_db: options.create_db,
+        create_role: options.create_role,
+        inherit: options.inherit,
+    }
 }
 
-/// Takes grants apart, one privilege at a time.
-fn privileges(
-    grants: &[Grant],
-    defaults: &[DefaultPrivilege],
-    policy: PrivilegePolicy,
-) -> Result<DesiredPrivileges, Failure> {
-    let mut desired = DesiredPrivileges {
-        exclusive: policy == PrivilegePolicy::Exclusive,
-        ..DesiredPrivileges::default()
-    };
-    for grant in grants {
-        let database = &grant.database;
-        let Some(schema) = &grant.schema else {
-            desired
-                .databases
-                .extend(grant.privileges.iter().map(|privilege| DatabaseAsk {
-                    database: database.clone(),
-                    privilege: *privilege,
-                }));
-            continue;
-        };
-        let group = Group {
-            schema: schema.clone(),
-            kind: grant.objects.map_or(Kind::Schema, Kind::from),
-        };
-        let names: Vec<Option<String>> = match (&grant.names, grant.all) {
-            (Some(names), None) => names.iter().cloned().map(Some).collect(),
-            (None, Some(true)) => vec![None],
-            (None, None) if grant.objects.is_none() => vec![Some(schema.clone())],
-            _ => {
-                return Err(invalid(format!(
-                    "grants: an entry for schema {schema:?} of database {database:?} has to give exactly \
-                     one of names and all: true"
-                )));
-            }
-        };
-        for name in names {
-            desired
-                .objects
-                .extend(grant.privileges.iter().map(|privilege| Ask {
-                    database: database.clone(),
-                    group: group.clone(),
-                    name: name.clone(),
-                    privilege: *privilege,
-                }));
-        }
-    }
-    for default in defaults {
-        let of = DefaultsOf {
-            owner: RoleName::parse(&default.owner)?,
-            group: Group {
-                schema: default.schema.clone(),
-                kind: default.objects.into(),
-            },
-        };
-        let asks = default.privileges.iter().map(|privilege| DefaultAsk {
-            database: default.database.clone(),
-            of: of.clone(),
-            privilege: *privilege,
-        });
-        desired.defaults.extend(asks);
-    }
-    Ok(desired)
+fn layout(spec: &TokenSpec, secret: &str, role: &str) -> Result<Layout, Failure> {
+    rights::possible("token.database", &spec.database)?;
+    sizes::template(&spec.secret)?;
+    Layout::parse(&spec.secret, secret, role, &spec.database)
+}
+
+/// What the watch left out of an object because it was too large, and said so.
+fn too_large(object: &EntraPostgresPrincipal, annotation: &str) -> Option<Failure> {
+    let what = object.annotations().get(annotation)?;
+    Some(sizes::too_large(what))
 }
 
 fn invalid(message: impl Into<String>) -> Failure {

@@ -195,6 +195,7 @@ impl Steps {
 }
 
 fn role_work(desired: &Desired, observed: &Observed, cluster: &str) -> Result<RoleWork, Failure> {
+    desired.rights.clone()?;
     let allowance = observed.allowance.clone()?;
     let found = match &observed.role {
         Look::Unknown(cause) => return Err(cause.clone()),
