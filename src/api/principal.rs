@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    A_NAME, DURATION, DefaultPrivilege, Duration, Grant, Identity, MemberOf, Mode, NO_NUL, POSITIVE,
-    PrivilegePolicy, RoleOptions, SecretKeyRef, TokenEndpoint, TokenSecret,
+    A_NAME, DURATION, DefaultPrivilege, Duration, Grant, Identity, MemberOf, Mode, NO_NUL,
+    POSITIVE, PrivilegePolicy, RoleOptions, SecretKeyRef, TokenEndpoint, TokenSecret,
 };
 
 /// A Microsoft Entra principal that is a role on an Azure Database for PostgreSQL flexible server.

@@ -198,8 +198,8 @@ impl Desired {
             spec.deletion_policy = DeletionPolicy::Drop;
         }
         "deleted".clone_into(&mut spec.role_name);
-        spec.principal.object_id = (spec.principal.object_id.take())
-            .filter(|id| ObjectId::parse(id).is_some());
+        spec.principal.object_id =
+            (spec.principal.object_id.take()).filter(|id| ObjectId::parse(id).is_some());
         (spec.token, spec.role) = (None, None);
         (spec.grants, spec.default_privileges) = (Vec::new(), Vec::new());
         spec.member_of = Vec::new();
@@ -318,11 +318,137 @@ mod tests {
             json!({"deletionPolicy": "Reassign", "reassignOwnedTo": "a\0b"}),
             json!({"token": {"database": "a\0b", "identity": {"operator": {}}}}),
         ] {
-            let failure = Desired::parse(&with(&fields)).expect_err("refused");
+            let failure = refusal(&with(&fields)).expect("refused");
             assert_eq!(failure.reason, Reason::InvalidSpec, "{fields}");
             assert!(failure.message.contains("NUL"), "{failure}");
             assert!(!failure.message.contains('\0'), "{failure}");
         }
-        Desired::parse(&with(&grant("names", json!(["t"])))).expect("good");
+        assert_eq!(refusal(&with(&grant("names", json!(["t"])))), None);
+    }
+
+    /// Why an object, or a half of it, cannot be.
+    fn refusal(object: &EntraPostgresPrincipal) -> Option<Failure> {
+        let desired = match Desired::parse(object) {
+            Ok(desired) => desired,
+            Err(failure) => return Some(failure),
+        };
+        let layout = desired.token.and_then(|token| token.layout.err());
+        desired.rights.err().or(layout)
+    }
+
+    // Red when: a name is sent that no server can have, or the message does not name its field.
+    #[test]
+    fn a_name_of_more_than_63_bytes_is_refused_with_its_field() {
+        let long = "ü".repeat(32);
+        let grant = |field: &str, value: Value| {
+            let mut grant = json!({"database": "d", "schema": "s", "objects": "Tables", "names": ["t"],
+                "privileges": ["SELECT"]});
+            grant[field] = value;
+            json!({"grants": [grant]})
+        };
+        let default = |field: &str| {
+            let mut entry = json!({"database": "d", "schema": "s", "owner": "o", "objects": "Tables",
+                "privileges": ["SELECT"]});
+            entry[field] = json!(long);
+            json!({"defaultPrivileges": [entry]})
+        };
+        let function = |name: String| {
+            json!({"grants": [{"database": "d", "schema": "s", "objects": "Functions", "names": [name],
+                "privileges": ["EXECUTE"]}]})
+        };
+        for (fields, field) in [
+            (grant("database", json!(long)), "grants: database"),
+            (grant("schema", json!(long)), "grants: schema"),
+            (grant("names", json!(["t", long])), "grants: name"),
+            (function(format!("{long}(integer)")), "grants: name"),
+            (default("database"), "defaultPrivileges: database"),
+            (default("schema"), "defaultPrivileges: schema"),
+            (default("owner"), "defaultPrivileges: owner"),
+            (json!({"memberOf": [{"role": long}]}), "memberOf: role"),
+            (
+                json!({"role": {"settings": {(long.clone()): "1"}}}),
+                "role.settings: name",
+            ),
+            (
+                json!({"deletionPolicy": "Reassign", "reassignOwnedTo": long}),
+                "reassignOwnedTo",
+            ),
+            (
+                json!({"token": {"database": long, "identity": {"operator": {}}}}),
+                "token.database",
+            ),
+        ] {
+            let failure = refusal(&with(&fields)).expect("refused");
+            assert_eq!(failure.reason, Reason::InvalidSpec, "{fields}");
+            assert!(
+                failure.message.starts_with(field) && failure.message.contains("64 bytes"),
+                "{failure}"
+            );
+        }
+        let signature = format!("total({})", vec!["integer"; 100].join(", "));
+        assert_eq!(refusal(&with(&function(signature))), None);
+    }
+
+    // Red when: the deletion of an object asks for more of its spec than it deletes.
+    #[test]
+    fn whatever_is_wrong_with_a_spec_its_object_can_be_deleted() {
+        let long = "x".repeat(80);
+        let names = vec!["t"; 256];
+        let grant = json!({"database": "d", "schema": "s", "objects": "Tables", "names": names,
+            "privileges": ["SELECT"]});
+        let token = |field: &str, value: Value| {
+            let mut token =
+                json!({"identity": {"workloadIdentity": {"serviceAccountRef": {"name": "a"}}}});
+            token[field] = value;
+            json!({"deletionPolicy": "Drop", "token": token})
+        };
+        let drop = |field: &str, value: Value| json!({"deletionPolicy": "Drop", field: value});
+        for fields in [
+            drop("memberOf", json!([{"role": long}])),
+            drop("memberOf", json!([{"role": ""}])),
+            drop("grants", json!(vec![grant; 128])),
+            drop(
+                "grants",
+                json!([{"database": "d", "schema": "s", "names": ["t"], "all": true, "privileges": []}]),
+            ),
+            drop("role", json!({"settings": {"a\0": "1"}})),
+            drop(
+                "defaultPrivileges",
+                json!([{"database": "d", "schema": "s", "owner": long,
+                "objects": "Tables", "privileges": []}]),
+            ),
+            drop(
+                "principal",
+                json!({"type": "User", "objectId": "no id", "admin": true}),
+            ),
+            token("database", json!(long)),
+            token("secret", json!({"template": {"data": {"x": "{{ nothing"}}})),
+            token(
+                "secret",
+                json!({"template": {"data": {"x": "x".repeat(100_000)}}}),
+            ),
+            json!({"deletionPolicy": "Drop", "principal": {"type": "User"},
+                "token": {"identity": {}}}),
+        ] {
+            let desired = Desired::of_deleted(&with(&fields)).expect("a role");
+            assert_eq!(
+                (desired.role.as_str(), desired.deletion),
+                ("app", DeletionPolicy::Drop),
+                "{fields}"
+            );
+            assert_eq!(desired.rights, Ok(()), "{fields}");
+        }
+        let reassign =
+            |heir: &str| with(&json!({"deletionPolicy": "Reassign", "reassignOwnedTo": heir}));
+        let heir = Desired::of_deleted(&reassign("heir")).expect("a role");
+        assert_eq!(heir.deletion, DeletionPolicy::Reassign);
+        assert_eq!(heir.reassign_to, RoleName::parse("heir").ok());
+        // Nobody can get it: dropped only if it owns nothing.
+        let none = Desired::of_deleted(&reassign(&long)).expect("a role");
+        assert_eq!(
+            (none.deletion, none.reassign_to),
+            (DeletionPolicy::Drop, None)
+        );
+        assert!(Desired::of_deleted(&with(&json!({"roleName": long}))).is_none());
     }
 }

@@ -21,8 +21,8 @@ pub const LARGEST_SERVER: usize = 256 * 1024;
 /// # Errors
 /// `TooLarge`, with the field, the number, the limit and the way out.
 pub fn rights(spec: &EntraPostgresPrincipalSpec) -> Result<(), Failure> {
-    let named = |grant: &Grant| grant.names.as_ref().map_or(1, Vec::len);
-    let names: usize = spec.grants.iter().map(named).sum();
+    let count = |grant: &Grant| grant.names.as_ref().map_or(1, Vec::len);
+    let names: usize = spec.grants.iter().map(count).sum();
     if names > MOST_NAMES {
         return Err(too_large(&format!(
             "grants names {names} objects, and at most {MOST_NAMES} are allowed: give all: true for a \
@@ -75,6 +75,11 @@ pub fn server(spec: &EntraPostgresServerSpec) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// How large a principal's spec is, for what a pass over it may cost.
+pub fn principal(spec: &EntraPostgresPrincipalSpec) -> usize {
+    bytes(spec)
 }
 
 /// The failure; `what` names field, number, limit and the way out.

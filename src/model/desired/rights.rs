@@ -156,9 +156,7 @@ fn ask(grant: &Grant, schema: &str) -> Result<Ask, Failure> {
             Some(Arc::new(names.iter().cloned().collect()))
         }
         (None, Some(true)) => None,
-        (None, None) if grant.objects.is_none() => {
-            Some(Arc::new([schema.to_owned()].into()))
-        }
+        (None, None) if grant.objects.is_none() => Some(Arc::new([schema.to_owned()].into())),
         _ => {
             return Err(invalid(format!(
                 "grants: an entry for schema {schema:?} of database {:?} has to give exactly one of names \
