@@ -27,6 +27,7 @@ mod secrets;
 mod servers;
 mod servers_connect;
 mod servers_lost;
+mod sizes;
 mod steady;
 mod story;
 mod tenants;
