@@ -10,10 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
@@ -179,7 +182,7 @@ async fn answer(stream: TcpStream, router: Router, is_answered: Arc<AtomicBool>)
             async move {
                 // A body is never read.
                 let (parts, _body) = request.into_parts();
-                let request = Request::from_parts(parts, axum::body::Body::empty());
+                let request = Request::from_parts(parts, Body::empty());
                 Ok::<Response, Infallible>(
                     router
                         .oneshot(request)
@@ -235,17 +238,17 @@ async fn write_metrics(
     let Ok(scrape) = scrapes.try_acquire_owned() else {
         return StatusCode::TOO_MANY_REQUESTS.into_response();
     };
+    let text = Bytes::from(metrics.text());
+    let headers = [
+        (header::CONTENT_TYPE, OPEN_METRICS.to_owned()),
+        (header::CONTENT_LENGTH, text.len().to_string()),
+    ];
     // The copy is in memory until its reader has taken it.
-    let text = futures::stream::iter([Ok::<_, Infallible>(metrics.text())]);
-    let text = futures::StreamExt::chain(
-        text,
-        futures::stream::once(async move {
-            drop(scrape);
-            Ok(String::new())
-        }),
-    );
-    let body = axum::body::Body::from_stream(text);
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], body).into_response()
+    let body = Full::new(text).map_frame(move |frame| {
+        let _held = &scrape;
+        frame
+    });
+    (headers, Body::new(body)).into_response()
 }
 
 #[cfg(test)]

@@ -85,18 +85,35 @@ impl Turns {
                 namespace: want.namespace,
                 cost: want.cost,
             };
-            // Who does not wait any more gives it back by that.
+            // Whoever has just given up gives it back by that.
             let _ = admit.send(turn);
         }
     }
 
     fn next(&self) -> Option<Waiting> {
         let mut state = self.lock();
-        let State {
+        loop {
+            let next = state.next()?;
+            // Whoever does not wait any more is passed over and takes nothing.
+            if !next.admit.is_closed() {
+                state.count(&next.want);
+                return Some(next);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn next(&mut self) -> Option<Waiting> {
+        let Self {
             taken,
             by_namespace,
             waiting,
-        } = &mut *state;
+        } = self;
         let fits = |want: &Want| has_room(*taken, by_namespace, want);
         let next = waiting.pop_where(
             |priority, namespace| {
@@ -106,16 +123,15 @@ impl Turns {
                     cost: PASS,
                 })
             },
-            |waiting| fits(&waiting.want),
-        )?;
-        let want = &next.item.want;
-        *taken += want.cost;
-        *by_namespace.entry(Arc::clone(&want.namespace)).or_default() += want.cost;
-        Some(next.item)
+            |waiting| waiting.admit.is_closed() || fits(&waiting.want),
+        );
+        next.map(|next| next.item)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn count(&mut self, want: &Want) {
+        self.taken += want.cost;
+        let of_namespace = self.by_namespace.entry(Arc::clone(&want.namespace));
+        *of_namespace.or_default() += want.cost;
     }
 }
 
@@ -157,7 +173,9 @@ mod tests {
     /// Takes turns until nobody is admitted any more, and lets as many more wait.
     fn flood(turns: &Turns, namespace: &'static str, bytes: usize) -> Vec<Turn> {
         let mut taken = Vec::new();
-        while let Some(turn) = turns.take(namespace, Priority::Usual, bytes).now_or_never() {
+        // As often as there is room: tokio would make it wait after some.
+        let take = || tokio::task::unconstrained(turns.take(namespace, Priority::Usual, bytes));
+        while let Some(turn) = take().now_or_never() {
             taken.extend(turn);
         }
         taken
@@ -206,7 +224,7 @@ mod tests {
             }
         }
         tokio::task::yield_now().await;
-        let victim = turns.take("orders", Priority::Usual, 1024);
+        let victim = tokio::task::unconstrained(turns.take("orders", Priority::Usual, LARGE));
         let mut victim = Box::pin(victim);
         assert!(victim.as_mut().now_or_never().is_none());
         under_way.drain(..3);
