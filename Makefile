@@ -15,7 +15,7 @@ SOAK_MINUTES ?= 15
 SQL_TESTS ?=
 
 .PHONY: help deps deps-test assets build lint fmt test test-unit test-lab test-it test-it-18 test-node test-clients test-quickstart test-demo \
-        soak test-soak \
+        soak test-soak hostile test-hostile \
         up down demo bench-roles \
         crds deploy check-generated check-tls deny
 
@@ -68,6 +68,7 @@ test: ## All tests, from nothing: builds what is missing and prints the minutes 
 	stage "a pod on a real node" test-node
 	stage "clients" test-clients
 	stage "a short soak" test-soak
+	stage "hostile neighbours" test-hostile
 	stage "the README's quick start" test-quickstart
 	stage "demo" test-demo
 	exit $$failed
@@ -122,6 +123,13 @@ soak: ## 200 tokens kept good through faults of everything, SOAK_MINUTES long; t
 
 test-soak: ## The same for two minutes
 	@$(MAKE) --no-print-directory soak SOAK_MINUTES=2
+
+hostile: ## Tenants that attack in every way beside others who must not notice; one line of numbers (HOSTILE_ONLY=a,b: these attacks)
+	@$(MAKE) --no-print-directory build >&2
+	$(LAB) hostile
+
+test-hostile: ## The same, as part of all tests
+	@$(MAKE) --no-print-directory hostile
 
 up: build ## Start the lab and the operator, and leave them running (LAB_OPERATOR=none: without)
 	@$(LAB) up
