@@ -18,6 +18,8 @@ use crate::api::{
 };
 use rights::Rights;
 
+#[cfg(test)]
+mod properties;
 mod rights;
 
 /// Annotation: the object id to which a role may be bound anew.

@@ -266,18 +266,39 @@ fn a_name_that_postgresql_would_cut_is_refused_with_its_field() {
     let names = json!({"database": "d", "schema": "s", "objects": "Tables", "names": [ascii],
         "privileges": ["SELECT"]});
     for (changes, message) in [
-        (grant("database"), "grants.database: a name in PostgreSQL has at most 63 bytes"),
-        (grant("schema"), "grants.schema: a name in PostgreSQL has at most 63 bytes"),
-        (granting(names), "grants.names: a name in PostgreSQL has at most 63 bytes"),
-        (default("database"), "defaultPrivileges.database: a name in PostgreSQL has at most 63 bytes"),
-        (default("schema"), "defaultPrivileges.schema: a name in PostgreSQL has at most 63 bytes"),
-        (default("owner"), "defaultPrivileges.owner: a name in PostgreSQL has at most 63 bytes"),
+        (
+            grant("database"),
+            "grants.database: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            grant("schema"),
+            "grants.schema: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            granting(names),
+            "grants.names: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            default("database"),
+            "defaultPrivileges.database: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            default("schema"),
+            "defaultPrivileges.schema: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            default("owner"),
+            "defaultPrivileges.owner: a name in PostgreSQL has at most 63 bytes",
+        ),
         (
             vec![("/spec/memberOf", json!([{"role": long}]))],
             "memberOf.role: a name in PostgreSQL has at most 63 bytes",
         ),
         (
-            vec![("/spec/deletionPolicy", json!("Reassign")), ("/spec/reassignOwnedTo", json!(long))],
+            vec![
+                ("/spec/deletionPolicy", json!("Reassign")),
+                ("/spec/reassignOwnedTo", json!(long)),
+            ],
             "reassignOwnedTo: a name in PostgreSQL has at most 63 bytes",
         ),
         (
