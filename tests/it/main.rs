@@ -28,6 +28,7 @@ mod servers;
 mod servers_connect;
 mod servers_lost;
 mod sizes;
+mod skew;
 mod steady;
 mod story;
 mod tenants;

@@ -25,7 +25,7 @@ fn server(n: usize, silent: u16, closed: u16) -> Value {
         "spec": {
             "host": host, "port": port, "cloud": "Lab", "resyncInterval": "1s",
             "admins": [{"roleName": "evil-admin", "identity": by_account(&evil(OURS, 0))}],
-            "tenants": [{"namespaces": {"selector": {}}, "roleNames": ["*"]}],
+            "tenants": [{"namespaces": {"selector": {}}, "roleNames": ["*"], "principalTypes": ["User"]}],
         },
     })
 }
