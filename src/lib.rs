@@ -3,7 +3,7 @@
 //! See ARCHITECTURE.md for the map. Imports go one way: api ← model ← ports ← {postgres, entra,
 //! cluster} ← controller ← run.
 
-#![deny(clippy::expect_used, clippy::unreachable, clippy::string_slice)]
+#![deny(clippy::expect_used, clippy::unreachable)]
 
 pub mod api;
 pub mod cli;
