@@ -148,6 +148,9 @@ fn is_held(server: &ObjectKey, ctx: &Context) -> bool {
 }
 
 fn facts(session: &Session, host: &str, port: u16) -> Result<ServerFacts, Failure> {
+    if let (State::Connected(_), Some(failure)) = (session.state(), session.unread()) {
+        return Err(failure);
+    }
     match session.state() {
         State::Connected(catalog) if catalog.read_only => Err(read_only(host)),
         State::Connected(catalog) => Ok(ServerFacts {

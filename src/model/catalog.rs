@@ -35,6 +35,8 @@ pub struct RoleFacts {
     pub label: Option<EntraLabel>,
     /// The role's comment, raw: our marker or anybody's text.
     pub comment: Option<String>,
+    /// What it has (memberships, settings, privileges on databases) is more than is read: so many bytes.
+    pub too_large: Option<u64>,
     /// Superuser, REPLICATION or BYPASSRLS. CREATEROLE is in `attributes`.
     pub privileged: bool,
     /// Of the roles it is a direct member of, those that are `azure_pg_admin`, `azuresu` or a `pg_*` role, or
@@ -334,6 +336,14 @@ impl Catalog {
             facts.memberships = all.collect();
         }
         facts
+    }
+
+    /// Forgets what was covered: whoever looks, asks.
+    pub fn uncover(&mut self) {
+        self.covers.clear();
+        self.covers_ids.clear();
+        self.covers_targets.clear();
+        self.covers_databases.clear();
     }
 
     /// The role, and what of this interest was not asked yet.

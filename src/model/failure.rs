@@ -71,6 +71,10 @@ pub enum Reason {
     NotAnEntraAdministrator,
     /// The server is a replica, in recovery or read-only.
     ServerReadOnly,
+    /// What is between us and the server does not keep the settings of a connection: a pooler.
+    PoolerNotSupported,
+    /// What there is to read on the server, or in one database, is more than the operator keeps.
+    CatalogTooLarge,
     /// The server answered with an error that has no reason of its own.
     DatabaseError,
 
@@ -200,6 +204,7 @@ impl Reason {
                 | Self::CertificateNotTrusted
                 | Self::AdministratorRefused
                 | Self::NotAnEntraAdministrator
+                | Self::PoolerNotSupported
                 | Self::TokenInvalid
                 | Self::ServiceAccountNotFound
                 | Self::IdentityIncomplete

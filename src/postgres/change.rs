@@ -48,7 +48,7 @@ pub struct Trouble {
 impl Line {
     /// Sends a question.
     pub async fn send(&self, sql: &str) -> Result<Vec<Table>, Unanswered> {
-        send(&self.link.client, &self.stats, self.limit, sql).await
+        send(&self.link, &self.stats, self.limit, sql).await
     }
 
     /// Sends a change.
@@ -138,7 +138,7 @@ pub async fn run(
         line,
         role,
         version_num: server.version_num,
-        question: questions::facts(&subjects, false),
+        question: questions::facts(&subjects),
     };
     let mut refused = Vec::new();
     let tables = match work.together(steps).await {

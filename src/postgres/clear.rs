@@ -78,7 +78,7 @@ fn trouble(line: &Line, role: &RoleName, heir: Option<&RoleName>, error: &Unansw
     let trouble = line.trouble("clear", Some(role), error);
     let said = match error {
         Unanswered::Said(error) => error.as_db_error(),
-        Unanswered::Late(_) | Unanswered::Unsent(_) => None,
+        _ => None,
     };
     let Some(answer) = said else { return trouble };
     let other = &one_line(answer.detail().unwrap_or("unknown"));

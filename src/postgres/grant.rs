@@ -10,6 +10,7 @@ use crate::model::{
 use super::change::{Line, Trouble};
 use super::message::{Table, Unanswered};
 use super::privilege_steps::{show_privilege_steps, statement};
+use super::privileges_sql::TooLarge;
 use super::{privileges_sql, sql};
 
 /// How often a message is sent again that came into another's way.
@@ -49,8 +50,17 @@ pub(super) async fn look(
         }
         let question = privileges_sql::facts(&roles, &interest);
         match line.send(&question).await {
-            Ok(tables) => looked.now.fold(read(line, roles, interest, &tables)?),
-            Err(error) if is_of_the_text(&error) => {
+            Ok(tables) => {
+                let (mut now, large) = read(line, roles, interest, &tables)?;
+                for (role, interest) in &asks {
+                    if let Some(what) = large.of(role, interest) {
+                        now.doubt(role);
+                        looked.refused.insert(role.clone(), too_large(line, &what));
+                    }
+                }
+                looked.now.fold(now);
+            }
+            Err(error) if is_of_the_question(&error) => {
                 if asks.len() > 1 {
                     left.push(asks.split_off(asks.len() / 2));
                     left.push(asks);
@@ -65,13 +75,24 @@ pub(super) async fn look(
     Ok(looked)
 }
 
-/// Whether a question was refused for what stands in it (class 22: data exceptions).
-fn is_of_the_text(error: &Unanswered) -> bool {
+/// Whether a question was refused for what stands in it (class 22: data exceptions), or has more to answer
+/// than is taken.
+fn is_of_the_question(error: &Unanswered) -> bool {
     let Unanswered::Said(error) = error else {
-        return false;
+        return matches!(error, Unanswered::TooLarge(ended) if !ended);
     };
     let answer = error.as_db_error();
     !error.is_closed() && answer.is_some_and(|answer| answer.code().code().starts_with("22"))
+}
+
+/// What there is to know of one role in that database is more than we keep.
+fn too_large(line: &Line, what: &str) -> Failure {
+    let message = format!(
+        "could not look up privileges in {}: {what}; at most {} MiB of them are read",
+        line.server,
+        privileges_sql::MOST / (1024 * 1024)
+    );
+    Failure::new(Class::Denied, Reason::CatalogTooLarge, message)
 }
 
 /// Makes all steps in one transaction; if the server refuses it, each alone. Returns what is there then.
@@ -105,8 +126,14 @@ pub(super) async fn run(
                 .await?
         }
     };
-    let now = read(line, roles, interest.clone(), &tables)?;
-    Ok(Outcome { now, refused })
+    let (now, large) = read(line, roles, interest.clone(), &tables)?;
+    match large.of(role, interest) {
+        None => Ok(Outcome { now, refused }),
+        Some(what) => Err(Trouble {
+            failure: too_large(line, &what),
+            broken: false,
+        }),
+    }
 }
 
 /// Sends a message, and again if it only came into another's way.
@@ -137,7 +164,7 @@ fn refusal(line: &Line, role: &RoleName, step: &PrivilegeStep, error: &Unanswere
     let failure = line.trouble(ACTION, Some(role), error).failure;
     let code = match error {
         Unanswered::Said(error) => error.as_db_error().map(|answer| answer.code().code()),
-        Unanswered::Late(_) | Unanswered::Unsent(_) => None,
+        _ => None,
     };
     let gives = matches!(
         step,
@@ -168,7 +195,7 @@ fn read(
     roles: BTreeSet<RoleName>,
     interest: DatabaseInterest,
     tables: &[Table],
-) -> Result<DatabaseCatalog, Trouble> {
+) -> Result<(DatabaseCatalog, TooLarge), Trouble> {
     let answer = tables.last().cloned().unwrap_or_default();
     privileges_sql::catalog(roles, interest, &answer).ok_or_else(|| {
         let message = format!(

@@ -2,6 +2,7 @@
 //! takes changes. Must not know of Kubernetes or Entra, nor decide what a role should be.
 
 mod answers;
+mod bounded;
 mod change;
 mod clear;
 mod clear_sql;
@@ -16,6 +17,7 @@ mod inside;
 mod inside_answers;
 mod login;
 mod message;
+mod pinned;
 mod privilege_steps;
 mod privileges_sql;
 mod questions;

@@ -7,12 +7,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::model::{Catalog, Failure, Subjects};
 
-use super::answers::{Finished, reply};
-use super::change::{self, Ground};
+use super::answers::{Answers, Finished, reply};
+use super::change::{self, Ground, Trouble};
 use super::dial::take;
 use super::drop;
+use super::error::unreachable;
 use super::queue::Lane;
-use super::shared::{Change, Command, DropRequest};
+use super::shared::{Change, Command, DropRequest, Look};
 use super::worker::{End, Slot, Worker};
 use super::{questions, snapshot};
 
@@ -51,7 +52,7 @@ impl Worker {
         let mut tick = interval_at(Instant::now() + every, every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.no_more_until = None;
-        self.snapshots_inside();
+        self.snapshot_due = true;
         loop {
             self.dispatch();
             let end = tokio::select! {
@@ -63,7 +64,7 @@ impl Worker {
                     None => Some(End::Stopped),
                 },
                 Some(finished) = self.running.join_next() => self.finished(finished),
-                Some((slot, cause)) = self.ended.recv() => self.lost(slot, &cause),
+                Some((slot, cause)) = self.ended.recv() => self.closed(slot, &cause),
                 _ = tick.tick() => {
                     self.snapshot();
                     self.snapshots_inside();
@@ -102,7 +103,7 @@ impl Worker {
             self.snapshots_inside();
         }
         self.dispatch_inside();
-        if !self.asked.is_empty() && self.asking.is_none() {
+        if !self.asked.is_empty() && self.asking.is_none() && !self.first_snapshot {
             self.ask();
         }
         while let Some(at) = self.first(|slot| slot.busy < PIPELINE) {
@@ -194,8 +195,18 @@ impl Worker {
         }
     }
 
-    /// One question for all lookups that wait.
+    /// One question for all lookups that wait, but for those that a snapshot answered meanwhile.
     fn ask(&mut self) {
+        for look in std::mem::take(&mut self.asked) {
+            let known = self.view(&look.role, &look.interest);
+            match known {
+                Ok(view) if !look.anew => reply(look.reply, Ok(view)),
+                _ => self.asked.push(look),
+            }
+        }
+        if self.asked.is_empty() {
+            return;
+        }
         let at = self.first(|_| true);
         let Some((slot, line)) = at.and_then(|at| self.occupy(at, false)) else {
             return;
@@ -203,18 +214,8 @@ impl Worker {
         self.asking = Some(slot);
         let looks = std::mem::take(&mut self.asked);
         self.running.spawn(async move {
-            let mut subjects = Subjects::default();
-            for look in &looks {
-                subjects.add(&look.role, &look.interest);
-            }
-            let question = questions::facts(&subjects, false);
-            let answer = line.ask("look up roles", None, &question).await;
-            let result = answer.map(|tables| snapshot::facts(subjects, &tables));
-            Finished::Asked {
-                slot,
-                looks,
-                result,
-            }
+            let answers = look_up(&line, looks).await;
+            Finished::Asked { slot, answers }
         });
     }
 
@@ -240,5 +241,44 @@ impl Worker {
                 result,
             }
         });
+    }
+}
+
+/// Asks for all at once; if that takes the server too long, or there is too much to answer, for half of
+/// them at a time, so that only whose role it is gets no answer.
+async fn look_up(line: &change::Line, looks: Vec<Look>) -> Vec<Answers> {
+    let (mut left, mut answers) = (vec![looks], Vec::new());
+    while let Some(mut looks) = left.pop() {
+        let mut subjects = Subjects::default();
+        for look in &looks {
+            subjects.add(&look.role, &look.interest);
+        }
+        let question = questions::facts(&subjects);
+        let result = match line.send(&question).await {
+            Ok(tables) => Ok(snapshot::facts(subjects, &tables)),
+            Err(error) if looks.len() > 1 && error.is_of_its_size() => {
+                left.push(looks.split_off(looks.len() / 2));
+                left.push(looks);
+                continue;
+            }
+            Err(error) => Err(line.trouble("look up roles", None, &error)),
+        };
+        let broken = result.as_ref().is_err_and(|trouble| trouble.broken);
+        answers.push((looks, result));
+        if broken {
+            // The others are asked for on another connection.
+            let lost = left.drain(..).map(|looks| (looks, Err(gone(line))));
+            answers.extend(lost);
+        }
+    }
+    answers
+}
+
+fn gone(line: &change::Line) -> Trouble {
+    let server = &line.server;
+    let what = format!("could not look up roles on {server}");
+    Trouble {
+        failure: unreachable(server, &what, "the connection was lost"),
+        broken: true,
     }
 }

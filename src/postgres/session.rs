@@ -113,7 +113,7 @@ impl Session {
 
     /// How the session is.
     pub fn state(&self) -> State {
-        let Status { phase, catalog } = self.shared.status.borrow().clone();
+        let Status { phase, catalog, .. } = self.shared.status.borrow().clone();
         match (phase, catalog) {
             (Phase::Failed(failure), _) => State::Failed(failure),
             (Phase::Connected, Some(catalog)) => State::Connected(catalog),
@@ -124,6 +124,11 @@ impl Session {
     /// The newest catalog there was, also while there is no connection.
     pub fn last_catalog(&self) -> Option<Arc<Catalog>> {
         self.shared.status.borrow().catalog.clone()
+    }
+
+    /// Why no snapshot could be taken of late, although the session serves: who looks asks the server.
+    pub fn unread(&self) -> Option<Failure> {
+        self.shared.status.borrow().unread.clone()
     }
 
     /// What the session has done so far.
@@ -170,16 +175,36 @@ impl Session {
         let known = |status: &Status| status.catalog.as_ref()?.view(role, interest);
         let known = known(&self.shared.status.borrow());
         if let (Some(view), Trust::Catalog) = (known, trust) {
-            return Ok(view);
+            return self.bounded(role, view);
         }
         let (reply, answer) = oneshot::channel();
         let look = Look {
             role: role.clone(),
             interest: interest.clone(),
+            anew: trust == Trust::ServerOnly,
             again: false,
             reply,
         };
-        self.command(Command::Look(look), answer).await
+        let view = self.command(Command::Look(look), answer).await?;
+        self.bounded(role, view)
+    }
+
+    /// A role that has more than is read is not worked on: what it has would be taken for absent.
+    fn bounded(&self, role: &RoleName, view: RoleView) -> Result<RoleView, Failure> {
+        let Some(bytes) = view.role.as_ref().and_then(|facts| facts.too_large) else {
+            return Ok(view);
+        };
+        let message = format!(
+            "role {:?} on {} has more than the operator reads: its memberships, settings and privileges on databases take {bytes} bytes; a database administrator can take back what it does not need (most often memberships: SELECT count(*) FROM pg_auth_members WHERE member = {:?}::regrole)",
+            role.as_str(),
+            self.shared.spec.describe(),
+            role.as_str(),
+        );
+        Err(Failure::new(
+            Class::Denied,
+            Reason::CatalogTooLarge,
+            message,
+        ))
     }
 
     /// Snapshots need not cover this role any more.

@@ -47,6 +47,8 @@ pub(super) type Interests = BTreeMap<RoleName, Interest>;
 #[derive(Clone, Debug)]
 pub(super) struct Status {
     pub phase: Phase,
+    /// Why there are no snapshots any more, although the session serves.
+    pub unread: Option<Failure>,
     pub catalog: Option<Arc<Catalog>>,
 }
 
@@ -73,6 +75,8 @@ pub(super) enum Command {
 pub(super) struct Look {
     pub role: RoleName,
     pub interest: Interest,
+    /// Whether the server is asked whatever the catalog says.
+    pub anew: bool,
     /// Whether the connection it was asked on before was lost.
     pub again: bool,
     pub reply: oneshot::Sender<Result<RoleView, Failure>>,
@@ -105,6 +109,7 @@ impl Shared {
         let (commands, receiver) = mpsc::unbounded_channel();
         let status = Status {
             phase: Phase::Connecting,
+            unread: None,
             catalog: None,
         };
         let shared = Self {
