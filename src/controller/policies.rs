@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use kube::Resource as _;
-use tokio_util::sync::CancellationToken;
 
-use super::Context;
+use super::{Context, Never};
 use crate::cluster::{EventType, Forbidden};
 
 /// How often it is looked.
@@ -17,16 +16,10 @@ const SOON: Duration = Duration::from_secs(60);
 /// Reason of the event.
 const REASON: &str = "AdmissionPolicyMissing";
 
-/// Looks until asked to drain.
-pub async fn watch(ctx: &Context, drain: &CancellationToken) {
-    let looks = async {
-        loop {
-            tokio::time::sleep(look(ctx).await).await;
-        }
-    };
-    tokio::select! {
-        () = drain.cancelled() => {}
-        () = looks => {}
+/// Looks until it is dropped.
+pub async fn watch(ctx: &Context) -> Never {
+    loop {
+        tokio::time::sleep(look(ctx).await).await;
     }
 }
 

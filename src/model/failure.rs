@@ -37,6 +37,8 @@ pub enum Reason {
     // -- the object and what it names
     /// The spec contradicts itself or a rule that the schema cannot express.
     InvalidSpec,
+    /// The object, or a part of it, is larger than the operator takes; the message has the limit.
+    TooLarge,
     /// The server object does not exist.
     ServerNotFound,
     /// The server object exists and is not usable; its own conditions say why.
@@ -254,6 +256,7 @@ impl Reason {
             | Self::IdentityNotAllowed
             | Self::CertificateNotTrusted
             | Self::DatabaseError
+            | Self::TooLarge
             | Self::CatalogTooLarge
             | Self::PoolerNotSupported
             | Self::ObjectIdMismatch

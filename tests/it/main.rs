@@ -30,6 +30,7 @@ mod servers_connect;
 mod servers_large;
 mod servers_lost;
 mod servers_settings;
+mod sizes;
 mod skew;
 mod steady;
 mod story;

@@ -88,10 +88,7 @@ fn wanted(
     let rests = rests.filter(|hold| hold.failure.is_some() || lives);
     // What else is declared does not wait for a newer token.
     let differs = facts.is_some_and(|facts| matches!(facts.content, Content::Differs(_)));
-    match (
-        step,
-        rests.filter(|hold| hold.until.is_none_or(|until| until > now)),
-    ) {
+    match (step, rests.filter(|hold| hold.rests(now))) {
         (Some(TokenStep::Renew { expires: Some(_) }), Some(Hold { until, .. })) if differs => {
             (Ok(Some(TokenStep::Repair)), *until)
         }
@@ -150,7 +147,7 @@ fn asked_for(desired: &Desired, record: &TokenRecord) -> Option<Timestamp> {
 /// The sign-in that could not be tried when the token was published, or was not wanted then.
 fn untried(token: &DesiredToken, observed: &Observed, now: Timestamp) -> Option<TokenStep> {
     let Login { verified, hold } = &observed.login;
-    let rests = |hold: &Hold| hold.until.is_none_or(|until| until > now);
+    let rests = |hold: &Hold| hold.rests(now);
     let wanted = token.verify != VerifyLogin::Never && !verified;
     (wanted && !hold.as_ref().is_some_and(rests)).then_some(TokenStep::Verify)
 }

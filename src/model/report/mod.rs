@@ -115,8 +115,8 @@ impl TokenOutcome {
 /// What is known of signing in with the token after one pass.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LoginOutcome {
-    /// It was tried in this pass.
-    Tried(Result<(), Failure>),
+    /// It was tried in this pass, and worked at this host and port.
+    Tried(Result<String, Failure>),
     /// It was not: what was known before holds.
     AsBefore,
 }
@@ -223,7 +223,7 @@ pub fn suspended(
         conditions.put(READY, ready);
     }
     conditions.keep(&[ROLE_SYNCED, LOGIN_VERIFIED]);
-    match suspended_token(old, now) {
+    match left_token(old, Left::Suspended, now) {
         Some(verdict) => conditions.put(TOKEN_ISSUED, verdict),
         None => conditions.keep(&[TOKEN_ISSUED]),
     }
@@ -259,29 +259,46 @@ pub fn stalls_at(conditions: &[Condition], now: Timestamp) -> Option<Timestamp> 
     (at > now).then_some(at)
 }
 
-/// What is to be said of a token that was good and is left to its end.
-fn suspended_token(old: &EntraPostgresPrincipalStatus, now: Timestamp) -> Option<Verdict> {
+/// Why a token is left to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Suspended,
+    Plan,
+}
+
+/// What is to be said of a token that was good and is left to its end; `None`: what was said before holds.
+fn left_token(old: &EntraPostgresPrincipalStatus, left: Left, now: Timestamp) -> Option<Verdict> {
     let secret = &old.binding.as_ref()?.name;
     let Time(until) = old.token.as_ref()?.expires_at.as_ref()?;
-    if !is_true(&old.conditions, TOKEN_ISSUED) {
+    let before = old.conditions.iter().find(|it| it.type_ == TOKEN_ISSUED)?;
+    let paused = [Reason::Suspended, Reason::PlanOnly].map(|reason| reason.to_string());
+    if before.status != "True" && !paused.contains(&before.reason) {
         return None;
     }
+    let (reason, why) = match left {
+        Left::Suspended => (Reason::Suspended, "while spec.suspend is true"),
+        Left::Plan => (Reason::PlanOnly, "in mode: Plan"),
+    };
     Some(if *until > now {
         let message = format!(
-            "Secret {secret} has a token that is good until {until}; it is not renewed while \
-             spec.suspend is true"
+            "Secret {secret} has a token that is good until {until}; it is not renewed {why}"
         );
         Verdict::is_true("Issued", message)
     } else {
         Verdict {
             status: "False",
-            reason: Reason::Suspended.to_string(),
+            reason: reason.to_string(),
             message: format!(
-                "the token in Secret {secret} ended at {until}; there is no new one while \
-                 spec.suspend is true"
+                "the token in Secret {secret} ended at {until}; there is no new one {why}"
             ),
         }
     })
+}
+
+/// When the token that a status shows as good ends: what is said of it is another thing from then on.
+pub fn token_ends(status: &EntraPostgresPrincipalStatus, now: Timestamp) -> Option<Timestamp> {
+    let Time(end) = status.token.as_ref()?.expires_at.as_ref()?;
+    Some(*end).filter(|end| *end > now)
 }
 
 /// The token that the Secret had when it was last seen, if it lives: while nobody can look, it is
@@ -339,9 +356,9 @@ fn role_name(outcome: &Outcome, old: &EntraPostgresPrincipalStatus) -> String {
 
 fn login_verdict(login: &LoginOutcome, role: &str, old: &[Condition]) -> Verdict {
     match login {
-        LoginOutcome::Tried(Ok(())) => Verdict::is_true(
+        LoginOutcome::Tried(Ok(place)) => Verdict::is_true(
             "SignedIn",
-            format!("signed in as role {role:?} with a token"),
+            format!("signed in as role {role:?} with a token at {place}"),
         ),
         LoginOutcome::Tried(Err(failure)) if failure.reason == Reason::LoginRefused => {
             Verdict::of(failure)

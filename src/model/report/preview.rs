@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::conditions::{Conditions, Verdict};
-use super::{READY, ROLE_SYNCED, TOKEN_ISSUED};
+use super::{LOGIN_VERIFIED, Left, READY, ROLE_SYNCED, TOKEN_ISSUED, left_token};
 use crate::api::EntraPostgresPrincipalStatus;
 use crate::model::{Failure, Reason};
 
@@ -65,7 +65,11 @@ pub fn planned(
             Verdict::is_true(&Reason::PlanOnly.to_string(), preview.message())
         }),
     );
-    conditions.keep(&[ROLE_SYNCED, TOKEN_ISSUED]);
+    conditions.keep(&[ROLE_SYNCED, LOGIN_VERIFIED]);
+    match left_token(old, Left::Plan, now) {
+        Some(verdict) => conditions.put(TOKEN_ISSUED, verdict),
+        None => conditions.keep(&[TOKEN_ISSUED]),
+    }
     conditions.put_kstatus(&preview.err().into_iter().collect::<Vec<_>>());
     EntraPostgresPrincipalStatus {
         observed_generation: Some(generation),
