@@ -562,6 +562,7 @@ async fn the_chart_is_installed_again_under_another_name_as_its_readme_says() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 async fn operator_has_the_rights_of_its_namespaces_and_tokens_for_entra_only() {
     let dir = tempfile::tempdir().unwrap();
     let plane = ControlPlane::start(dir.path().join("plane")).await.unwrap();

@@ -1,4 +1,4 @@
-//! What GitOps tools make of our objects: Flux's own engine applies the examples, waits and deletes.
+//! What `GitOps` tools make of our objects: Flux's own engine applies the examples, waits and deletes.
 
 use std::fs;
 use std::path::PathBuf;
