@@ -40,6 +40,7 @@ build: deps ## Build the operator and the lab; the control plane is built meanwh
 	$(STAGE) "build the lab" $(CARGO) build --locked -p lab
 	# Waits for the build in the background, or finishes what it could not.
 	$(STAGE) "wait for the control plane" $(ASSETS) all >/dev/null
+	$(STAGE) "build Flux's engine" $(ASSETS) flux >/dev/null
 
 lint: ## Format and clippy, warnings are errors
 	@$(CARGO) fmt --all -- --check

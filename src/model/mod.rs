@@ -23,6 +23,7 @@ pub mod report;
 pub mod rights;
 pub mod secret;
 pub mod server;
+pub mod sizes;
 pub mod step;
 pub mod tenancy;
 pub mod tries;

@@ -1,6 +1,7 @@
 //! Privileges as data: what they are on, what a principal declares, what its object has asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,17 +53,18 @@ pub struct Object {
     pub name: String,
 }
 
-/// One privilege on one object, or on all of a group, in one database.
+/// Privileges on some objects of a group, or on all of it, in one database: as one entry declares them. It
+/// costs what the entry costs, however many privileges there are for each name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ask {
     /// The database.
     pub database: String,
     /// The kind of object and its schema.
     pub group: Group,
-    /// The object; `None`: all of the group, later ones too.
-    pub name: Option<String>,
-    /// The privilege.
-    pub privilege: Privilege,
+    /// The objects; `None`: all of the group, later ones too.
+    pub names: Option<Arc<BTreeSet<String>>>,
+    /// The privileges.
+    pub privileges: BTreeSet<Privilege>,
 }
 
 /// One privilege on a database itself.

@@ -7,8 +7,11 @@ use std::time::Duration;
 use kube::ResourceExt;
 
 use super::desired::RECONCILE;
-use super::{Class, Cloud, Failure, ObjectKey, Reason, RoleName};
+use super::{Class, Cloud, Failure, ObjectKey, Reason, RoleName, sizes};
 use crate::api::{EntraPostgresServer, Identity, Tenant, Tls};
+
+/// In memory only: what of a server's tenants was too large to be kept.
+pub const TOO_LARGE_TENANTS: &str = "entrapostgres.io/too-large-tenants";
 
 /// What an `EntraPostgresServer` declares.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +58,10 @@ impl DesiredServer {
         clouds: &BTreeMap<String, Arc<Cloud>>,
     ) -> Result<Self, Failure> {
         let spec = &object.spec;
+        match object.annotations().get(TOO_LARGE_TENANTS) {
+            Some(what) => return Err(sizes::too_large(what)),
+            None => sizes::server(spec)?,
+        }
         let cloud = clouds
             .get(&spec.cloud)
             .ok_or_else(|| unknown_cloud(&spec.cloud, clouds))?;

@@ -32,6 +32,7 @@ pub fn desired() -> Desired {
         renew: None,
         admin: false,
         mfa: false,
+        rights: Ok(()),
         attributes: DesiredAttributes::default(),
         settings: BTreeMap::new(),
         member_of: BTreeMap::new(),

@@ -7,7 +7,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::{DeletionPolicy, EntraPostgresPrincipal};
 use crate::cluster::{EventType, FINALIZER};
 use crate::controller::index::key_of;
-use crate::controller::{Context, result_of};
+use crate::controller::{Context, finalizers, result_of};
 use crate::model::Desired;
 use crate::model::ending::{ABANDON, not_abandoned};
 
@@ -25,13 +25,13 @@ pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> N
     {
         return Next::settled(None);
     }
-    let ended = match Desired::parse(object) {
+    let ended = match Desired::of_deleted(object) {
         _ if abandoned(object) => {
             warn_abandoned(object, ctx).await;
             Ok(())
         }
-        Ok(desired) if desired.deletion == DeletionPolicy::Retain => Ok(()),
-        Ok(desired) if desired.plan_only => {
+        Some(desired) if desired.deletion == DeletionPolicy::Retain => Ok(()),
+        Some(desired) if desired.plan_only => {
             let note = format!(
                 "mode: Plan changes nothing: role {:?} stays on the server",
                 desired.role.as_str()
@@ -39,7 +39,7 @@ pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> N
             warn(object, ROLE_LEFT, &note, ctx).await;
             Ok(())
         }
-        Ok(desired) => match drop::drop_role(object, &desired, ctx).await {
+        Some(desired) => match drop::drop_role(object, &desired, ctx).await {
             Ok(Ended::Left(note)) => {
                 warn(object, ROLE_LEFT, &note, ctx).await;
                 Ok(())
@@ -47,11 +47,12 @@ pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> N
             Ok(Ended::Gone) => Ok(()),
             Err(failure) => Err(failure),
         },
-        Err(failure) => Err(failure),
+        // No server can have such a role.
+        None => Ok(()),
     };
     match ended {
-        Ok(()) => match ctx.cluster.remove_finalizer(object).await {
-            Ok(_) => Next::settled(None),
+        Ok(()) => match finalizers::release_principal(object, ctx).await {
+            Ok(()) => Next::settled(None),
             Err(failure) => {
                 tracing::warn!(object = %key_of(object), "could not remove the finalizer: {failure}");
                 let at = ctx

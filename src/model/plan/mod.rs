@@ -131,8 +131,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp, cluster: &st
     ];
     let holds = holds.into_iter().flatten();
     let looks = holds
-        .filter_map(|hold| hold.until)
-        .filter(|until| *until > now)
+        .filter_map(|hold| hold.rests_until(now))
         .chain(renewal)
         .chain(source);
     Plan {
@@ -156,8 +155,7 @@ fn discard(desired: &Desired, observed: &Observed) -> BTreeSet<String> {
 /// The work without what the server refused a while ago; the failure to go on reporting while the
 /// whole half rests.
 fn rested(work: RoleWork, hold: Option<&Hold>, now: Timestamp) -> Result<RoleWork, Failure> {
-    let rests = |hold: &&Hold| hold.until.is_none_or(|until| until > now);
-    let Some(hold) = hold.filter(rests).filter(|_| !work.is_nothing()) else {
+    let Some(hold) = (hold.filter(|hold| hold.rests(now))).filter(|_| !work.is_nothing()) else {
         return Ok(work);
     };
     match (work, &hold.failure) {
@@ -195,6 +193,7 @@ impl Steps {
 }
 
 fn role_work(desired: &Desired, observed: &Observed, cluster: &str) -> Result<RoleWork, Failure> {
+    desired.rights.clone()?;
     let allowance = observed.allowance.clone()?;
     let found = match &observed.role {
         Look::Unknown(cause) => return Err(cause.clone()),

@@ -138,6 +138,7 @@ fn secret(content: Content) -> Look<SecretFacts> {
         controller: Some("uid-1".to_owned()),
         holder: Some("EntraPostgresPrincipal api".to_owned()),
         namesake: true,
+        orphan: false,
         content,
     }))
 }

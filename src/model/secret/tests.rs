@@ -585,3 +585,41 @@ fn certificates_are_written_as_pem() {
     assert_eq!(lines.len(), 4);
     assert_eq!((lines[1].len(), lines[2]), (64, "AAA="));
 }
+
+// Red when: was_made_before() asks for less than the whole record, its identity and its time.
+#[test]
+fn only_the_record_of_an_earlier_object_of_this_identity_makes_a_secret_without_an_owner_ours() {
+    use crate::api::{Identity, OperatorIdentity};
+    let own = Identity::default();
+    let other = Identity {
+        operator: Some(OperatorIdentity {}),
+        ..Identity::default()
+    };
+    let at = |second| Timestamp::from_second(second).expect("in range");
+    let record = TokenRecord {
+        issued_at: at(100),
+        expires_at: at(200),
+        sha256: "x".to_owned(),
+        object_id: ObjectId::parse("00000000-0000-0000-0000-000000000001").expect("an id"),
+        identity: identity_of(&own),
+        renewed: None,
+        lives: None,
+    };
+    let written = record.annotations();
+    // A restored object may bring its status.
+    assert!(was_made_before(&written, &own, Some(at(101)), true));
+    // All in one second, or by clocks that differ.
+    assert!(was_made_before(&written, &own, Some(at(90)), false));
+    // This very object wrote it: somebody took it away since.
+    assert!(!was_made_before(&written, &own, Some(at(100)), true));
+    assert!(!was_made_before(&written, &own, None, true));
+    assert!(!was_made_before(&written, &other, Some(at(101)), false));
+    for name in written.keys() {
+        let mut less = written.clone();
+        less.remove(name);
+        assert!(
+            !was_made_before(&less, &own, Some(at(101)), false),
+            "{name}"
+        );
+    }
+}

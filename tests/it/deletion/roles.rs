@@ -125,17 +125,18 @@ async fn a_dropped_role_goes_but_never_anothers() -> Result<()> {
     world
         .patch("principal", "holder", &policy("Retain"))
         .await?;
-    let has = |count: usize, reason: &'static str| {
+    let has = |count: usize, suspended: &'static str| {
         move |object: &Value| {
-            finalizers(object) == count && condition(object, "Ready").reason == reason
+            let (ready, now) = (condition(object, "Ready"), condition(object, "Suspended"));
+            finalizers(object) == count && ready.reason == "Ready" && now.status == suspended
         }
     };
     world
-        .wait("principal", "holder", "has no finalizer", has(0, "Ready"))
+        .wait("principal", "holder", "has no finalizer", has(0, ""))
         .await?;
     world.patch("principal", "holder", &policy("Drop")).await?;
     world
-        .wait("principal", "holder", "has one", has(1, "Suspended"))
+        .wait("principal", "holder", "has one", has(1, "True"))
         .await?;
     world.delete("principal", "holder").await?;
     gone(&world, "holder").await?;

@@ -254,11 +254,10 @@ async fn a_suspended_and_a_no_longer_allowed_principal_stay_as_they_are() -> Res
     world
         .patch("principal", "api", &json!({"spec": {"suspend": true}}))
         .await?;
-    let (object, ready) = reported(&world, "api", "Suspended").await?;
-    assert!(
-        ready.is("Unknown") && ready.message.contains("spec.suspend"),
-        "{object:#}"
-    );
+    let object = world.suspended("api").await?;
+    let message = condition(&object, "Suspended").message;
+    assert!(message.contains("spec.suspend"), "{object:#}");
+    assert!(condition(&object, "Ready").is("True"), "{object:#}");
     assert_eq!(
         object["status"]["role"]["objectId"], API_ID,
         "what was known is kept"
