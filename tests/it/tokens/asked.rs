@@ -180,7 +180,10 @@ async fn identities_that_cannot_be_asked_for_hold_up_nobody() -> Result<()> {
         let message = world
             .not_ready("principal", &format!("evil-{nth}"), "IdentityIncomplete")
             .await?;
-        assert!(message.contains("70000 bytes and may have 253"), "{message}");
+        assert!(
+            message.contains("70000 bytes and may have 253"),
+            "{message}"
+        );
     }
     renewed_at_once(&world).await
 }
