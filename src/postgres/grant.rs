@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
+    Basis, Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
 };
 
-use super::change::{Line, Trouble};
+use super::change::{self, Line, Trouble};
 use super::message::{Table, Unanswered};
 use super::privilege_steps::{show_privilege_steps, statement};
 use super::{privileges_sql, sql};
@@ -78,24 +78,29 @@ fn is_of_the_text(error: &Unanswered) -> bool {
 pub(super) async fn run(
     line: &Line,
     role: &RoleName,
+    basis: &Basis,
     steps: &[PrivilegeStep],
     interest: &DatabaseInterest,
 ) -> Result<Outcome, Trouble> {
     let roles = BTreeSet::from([role.clone()]);
     let question = privileges_sql::facts(&roles, interest);
     let statements = steps.iter().map(|step| statement(role, step));
-    let mut message: Vec<String> = statements.clone().collect();
+    // The comment lies in no database: nothing here keeps it from being changed while this is made.
+    let check = || sql::only_on(role, basis).filter(|_| !steps.is_empty());
+    let mut message: Vec<String> = check().into_iter().chain(statements.clone()).collect();
+    message.extend(check());
     message.push(question.clone());
     let mut refused = Vec::new();
     let tables = match patiently(line, &sql::message(&message)).await {
         Ok(tables) => tables,
-        Err(error) if !error.is_refusal() || steps.is_empty() => {
+        Err(error) if !error.is_refusal() || is_outdated(&error) || steps.is_empty() => {
             return Err(line.trouble(ACTION, Some(role), &error));
         }
         Err(_) => {
             for (step, statement) in steps.iter().zip(statements) {
-                if let Err(error) = patiently(line, &statement).await {
-                    if !error.is_refusal() {
+                let alone: Vec<String> = check().into_iter().chain([statement]).collect();
+                if let Err(error) = patiently(line, &sql::message(&alone)).await {
+                    if !error.is_refusal() || is_outdated(&error) {
                         return Err(line.trouble(ACTION, Some(role), &error));
                     }
                     refused.push((step.clone(), refusal(line, role, step, &error)));
@@ -107,6 +112,10 @@ pub(super) async fn run(
     };
     let now = read(line, roles, interest.clone(), &tables)?;
     Ok(Outcome { now, refused })
+}
+
+fn is_outdated(error: &Unanswered) -> bool {
+    matches!(error, Unanswered::Said(error) if change::is_outdated(error))
 }
 
 /// Sends a message, and again if it only came into another's way.

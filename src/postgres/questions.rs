@@ -58,9 +58,12 @@ const LONG_SETTING: &str = "pg_catalog.repeat('.', 1025)";
 /// So many settings of a role are read. An object declares up to 64.
 const MOST_SETTINGS: usize = 1_000;
 
-/// A longer comment counts as no marker. One of ours has what its object names, which is no more than the
+/// Of a longer comment only the beginning is read. One of ours has what its object names, which is no more than the
 /// 1.5 MB that etcd takes, and the names of the objects on which a privilege was there before.
 const LONGEST_COMMENT: usize = 8 * 1024 * 1024;
+
+/// So many characters: enough to see that it is a marker and whose.
+const CUT_COMMENT: usize = 600;
 
 /// Everything about these subjects: roles always, the rest where there are any.
 pub fn facts(subjects: &Subjects, everything_ours: bool) -> String {
@@ -118,7 +121,10 @@ SELECT r.rolname AS name, r.oid, r.rolcanlogin AS can_login, c.wanted,
   r.rolconnlimit AS connection_limit, r.rolcreatedb AS create_db, r.rolcreaterole AS create_role,
   r.rolinherit AS inherit, settings.items AS settings, memberships.items AS memberships,
   held.items AS databases, held.others AS databases_of_others,
-  CASE WHEN octet_length(d.description) <= {LONGEST_COMMENT} THEN d.description END AS comment, b.id, b.kind, b.admin, b.mfa
+  CASE WHEN octet_length(d.description) <= {LONGEST_COMMENT} THEN d.description
+    ELSE left(d.description, {CUT_COMMENT}) END AS comment,
+  CASE WHEN octet_length(d.description) > {LONGEST_COMMENT} THEN octet_length(d.description) END AS comment_cut,
+  pg_catalog.md5(d.description) AS comment_md5, b.id, b.kind, b.admin, b.mfa
 FROM chosen AS c
 JOIN pg_catalog.pg_roles AS r ON r.oid = c.oid
 LEFT JOIN bound AS b ON b.oid = c.oid

@@ -157,6 +157,8 @@ fn role(row: Row<'_>, label: Option<EntraLabel>) -> RoleFacts {
         can_login: row.is("can_login"),
         label,
         comment: row.get("comment").map(str::to_owned),
+        comment_cut: number(row, "comment_cut"),
+        comment_md5: row.get("comment_md5").map(str::to_owned),
         privileged: row.is("privileged"),
         administrative: names(row, "administrative"),
         attributes: Attributes {
