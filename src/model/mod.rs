@@ -9,6 +9,7 @@ pub mod desired;
 pub mod effect;
 pub mod ending;
 pub mod failure;
+pub mod fair_queue;
 pub mod login;
 pub mod marker;
 pub mod names;
@@ -42,6 +43,7 @@ pub use cloud::Cloud;
 pub use database::DatabaseCatalog;
 pub use desired::{Desired, DesiredToken};
 pub use failure::{Class, Failure, Reason, SourceVersion};
+pub use fair_queue::{FairQueue, Popped, Ticket};
 pub use names::{ObjectId, ObjectKey, RoleName};
 pub use privilege::{
     Ask, Asked, DatabaseAsk, DatabaseInterest, DefaultAsk, DefaultsOf, DesiredPrivileges, Group,
