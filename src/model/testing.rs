@@ -66,7 +66,10 @@ pub fn desired() -> Desired {
 /// A server that allows it, where the role is not there.
 pub fn observed() -> Observed {
     Observed {
-        allowance: Ok(Allowance { literal: false }),
+        allowance: Ok(Allowance {
+            literal: false,
+            ..Allowance::default()
+        }),
         server_ends: None,
         identity_allowed: Ok(()),
         role: Look::Known(None),

@@ -156,6 +156,20 @@ impl World {
         }
     }
 
+    /// Looks at the role again: somebody changed its comment since it was looked at.
+    pub(super) async fn look_past_the_catalog(&mut self, desired: &Desired, ctx: &Context) {
+        let Observed {
+            record,
+            token_object_id,
+            ..
+        } = &self.observed;
+        let wanted = (desired.object_id.as_ref()).or(record.object_id.as_ref());
+        let wanted = wanted.or(token_object_id.as_ref()).cloned();
+        let trust = std::mem::replace(&mut self.trust, Trust::ServerOnly);
+        self.look_at_role(desired, wanted.as_ref(), ctx).await;
+        self.trust = trust;
+    }
+
     /// Takes in what the server has of the role now.
     pub(super) fn take(&mut self, desired: &Desired, view: RoleView, ctx: &Context) {
         self.observed.marker_owner =
