@@ -276,7 +276,8 @@ async fn orphan(
         let (identity, created) = (&token.identity, desired.created);
         meta.is_orphan() && was_made_before(&meta.annotations, identity, created, has_published)
     };
-    if !was_ours(meta) {
+    // The watch keeps no annotations of Secrets.
+    if !meta.is_orphan() {
         return Ok(None);
     }
     let namespace = &desired.key.namespace;

@@ -4,9 +4,9 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::fixture::{Setup, World, condition};
+use crate::fixture::{ALICE, Setup, World, condition};
 
-use super::{ALICE, ALICE_ID, BATCH_ID, IMPORTER_ID, bound, listed};
+use super::{ALICE_ID, BATCH_ID, IMPORTER_ID, bound, listed};
 
 /// What an entry gives by default.
 async fn same_identity_only(test: &str) -> Result<World> {

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -167,8 +168,11 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Whoever holds a process in it ends that first.
-        let _ = fs::remove_dir(&self.dir);
+        // A process that was killed, and what it started, leaves its group a moment later.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while fs::remove_dir(&self.dir).is_err() && self.dir.exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -235,8 +239,6 @@ pub fn bytes(quantity: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::process::{Process, Spec};
 
