@@ -56,7 +56,7 @@ pub(super) fn written(desired: &Desired, marker: &Marker, there: usize) -> Resul
         names.map(String::len).sum::<usize>()
     });
     let advice = largest.map_or_else(String::new, |entry| {
-        let count = entry.names.as_ref().map_or(entry.except.len(), |names| names.len());
+        let count = entry.names.as_ref().unwrap_or(&entry.except).len();
         let what = if entry.names.is_some() {
             "names"
         } else {

@@ -60,6 +60,7 @@ struct Object {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "what a role is, one by one")]
 struct Role {
     oid: u32,
     id: String,
@@ -214,7 +215,7 @@ impl World {
                     readers,
                     restore,
                 };
-                let wanted = self.desired(at, 0, spec);
+                let wanted = Self::desired(at, 0, spec);
                 let may = object.is_some() || self.made < made;
                 if may && self.allowance(&wanted).is_ok() {
                     acts.push(Act::Apply(at, spec));
@@ -239,9 +240,10 @@ impl World {
 
     pub(super) fn take(&mut self, act: Act) {
         match act {
-            Act::Apply(at, spec) => match &mut self.objects[at] {
-                Some(object) => object.spec = spec,
-                None => {
+            Act::Apply(at, spec) => {
+                if let Some(object) = &mut self.objects[at] {
+                    object.spec = spec;
+                } else {
                     self.made += 1;
                     self.objects[at] = Some(Object {
                         uid: self.made,
@@ -249,7 +251,7 @@ impl World {
                         recorded: None,
                     });
                 }
-            },
+            }
             Act::Delete(at) => self.objects[at] = None,
             Act::Reconcile(at) => self.reconcile(at),
             by_hand => {
@@ -261,7 +263,7 @@ impl World {
         }
     }
 
-    fn desired(&self, at: usize, uid: u8, spec: Spec) -> Desired {
+    fn desired(at: usize, uid: u8, spec: Spec) -> Desired {
         let join = MembershipOptions {
             inherit: true,
             set: true,
@@ -331,7 +333,7 @@ impl World {
         let Some(object) = self.objects[at].clone() else {
             return;
         };
-        let desired = self.desired(at, object.uid, object.spec);
+        let desired = Self::desired(at, object.uid, object.spec);
         let mut adopted = object
             .recorded
             .as_ref()
