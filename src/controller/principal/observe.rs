@@ -250,7 +250,7 @@ impl World {
 }
 
 /// A Secret without an owner that was an earlier object's of this namespace and name, as it is now: only the
-/// API server knows its type.
+/// API server knows its type, and the watch's copy has no annotations.
 async fn orphan(
     desired: &Desired,
     token: &DesiredToken,
@@ -262,7 +262,7 @@ async fn orphan(
         let (identity, created) = (&token.identity, desired.created);
         meta.is_orphan() && was_made_before(&meta.annotations, identity, created, has_published)
     };
-    if !was_ours(meta) {
+    if !meta.is_orphan() {
         return Ok(None);
     }
     let namespace = &desired.key.namespace;

@@ -3,11 +3,17 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
+
+use crate::process;
 
 /// What a child may use. All that is started with one of it or its clones shares its memory.
 #[derive(Clone, Debug)]
@@ -165,10 +171,27 @@ impl Group {
     }
 }
 
+/// So long a group may take to become empty once all in it were killed.
+const EMPTY: Duration = Duration::from_secs(10);
+
 impl Drop for Group {
+    /// Kills what is left in it, which may be children of the one that was started, and removes it.
     fn drop(&mut self) {
-        // Whoever holds a process in it ends that first.
-        let _ = fs::remove_dir(&self.dir);
+        let start = Instant::now();
+        while let Err(error) = fs::remove_dir(&self.dir) {
+            if error.kind() == ErrorKind::NotFound {
+                return;
+            }
+            if start.elapsed() > EMPTY {
+                eprintln!("{} cannot be removed: {error}", self.dir.display());
+                return;
+            }
+            let left = fs::read_to_string(self.dir.join("cgroup.procs")).unwrap_or_default();
+            for id in left.lines().filter_map(|id| id.trim().parse().ok()) {
+                process::signal(id, Signal::KILL);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -235,8 +258,6 @@ pub fn bytes(quantity: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::process::{Process, Spec};
 
