@@ -169,3 +169,23 @@ impl Raw {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    // Red when: a dry run, by which the operator asks whether its policies are in force, counts as a write.
+    #[test]
+    fn a_dry_run_is_no_write() {
+        let entry = |uri: &str| {
+            let raw = json!({"stage": "ResponseComplete", "verb": "create", "user": {"username": "u"},
+                "requestURI": uri, "objectRef": {"resource": "secrets", "namespace": "n"}});
+            let raw: Raw = serde_json::from_value(raw).unwrap();
+            raw.counted().unwrap()
+        };
+        assert!(entry("/api/v1/namespaces/n/secrets?fieldManager=x").is_write());
+        assert!(!entry("/api/v1/namespaces/n/secrets?&dryRun=All").is_write());
+    }
+}
