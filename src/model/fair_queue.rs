@@ -107,6 +107,23 @@ impl<P: Ord + Clone, T, R: Ord + Clone> FairQueue<P, T, R> {
         })
     }
 
+    /// Takes out all items that are wanted no longer, in no order that means anything. Nobody loses a turn.
+    pub fn take_where(&mut self, mut unwanted: impl FnMut(&T) -> bool) -> Vec<T> {
+        let mut found = Vec::new();
+        for (priority, level) in &self.levels {
+            for (namespace, lane) in &level.lanes {
+                let items = lane.items.iter().filter(|(_, item)| unwanted(item));
+                found.extend(
+                    items.map(|(key, _)| (priority.clone(), Arc::clone(namespace), key.clone())),
+                );
+            }
+        }
+        let taken = found.into_iter();
+        taken
+            .filter_map(|(priority, namespace, key)| self.take(&priority, &namespace, &key, None))
+            .collect()
+    }
+
     /// Takes an item out that is no longer wanted. `None`: it has been taken before.
     pub fn remove(&mut self, ticket: &Ticket<P, R>) -> Option<T> {
         let key = (ticket.rank.clone(), ticket.number);

@@ -75,7 +75,7 @@ async fn each_number_becomes_a_reason_with_what_to_do() -> Result<()> {
     world.ready("server", "server").await?;
     for (nth, (number, status, reason, words)) in NUMBERS.into_iter().enumerate() {
         if reason == "EntraThrottled" {
-            // The pause holds for all that ask there.
+            // The pause of the number before holds for this client.
             world.kill_operator();
             world.start_operator().await?;
             world.ready("server", "server").await?;
