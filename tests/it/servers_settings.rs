@@ -89,6 +89,7 @@ async fn a_connection_that_is_closed_while_idle_is_no_news() -> Result<()> {
     let idle = "SELECT count(*) > 0 AND bool_and(state = 'idle' AND state_change < now() - interval '1 second') \
                 FROM pg_stat_activity WHERE usename = 'pg-operators'";
     for _ in 0..2 {
+        // What is cut while something is under way is lost.
         world.wait_sql(idle, Some("t")).await?;
         let before = sign_ins(&world);
         world.azure.gateway()?.cut_all();

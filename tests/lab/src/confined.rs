@@ -3,12 +3,17 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
+
+use crate::process;
 
 /// What a child may use. All that is started with one of it or its clones shares its memory.
 #[derive(Clone, Debug)]
@@ -166,12 +171,26 @@ impl Group {
     }
 }
 
+/// So long a group may take to become empty once all in it were killed.
+const EMPTY: Duration = Duration::from_secs(10);
+
 impl Drop for Group {
+    /// Kills what is left in it, which may be children of the one that was started, and removes it.
     fn drop(&mut self) {
-        // A process that was killed, and what it started, leaves its group a moment later.
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while fs::remove_dir(&self.dir).is_err() && self.dir.exists() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
+        let start = Instant::now();
+        while let Err(error) = fs::remove_dir(&self.dir) {
+            if error.kind() == ErrorKind::NotFound {
+                return;
+            }
+            if start.elapsed() > EMPTY {
+                eprintln!("{} cannot be removed: {error}", self.dir.display());
+                return;
+            }
+            let left = fs::read_to_string(self.dir.join("cgroup.procs")).unwrap_or_default();
+            for id in left.lines().filter_map(|id| id.trim().parse().ok()) {
+                process::signal(id, Signal::KILL);
+            }
+            thread::sleep(Duration::from_millis(10));
         }
     }
 }
