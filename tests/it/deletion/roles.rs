@@ -200,8 +200,8 @@ async fn a_role_that_a_dba_closed_is_not_dropped_in_silence() -> Result<()> {
         assert!(ready.message.contains(annotation), "{}", ready.message);
     }
     assert!(exists(&world, "importer").await?);
-    let word = format!("{}/shut=1", world.names.team);
-    let consent = json!({"metadata": {"annotations": {"entrapostgres.io/restore": word}}});
+    let value = format!("{}/shut=1", world.names.team);
+    let consent = json!({"metadata": {"annotations": {"entrapostgres.io/restore": value}}});
     world.patch("server", "server", &consent).await?;
     gone(&world, "shut").await?;
     assert!(!exists(&world, "importer").await?);

@@ -74,11 +74,11 @@ async fn a_marker_that_cannot_be_read_changes_nothing_until_the_servers_owner_sa
         .not_ready("principal", "importer", "MarkerUnreadable")
         .await?;
     assert_eq!(world.ask(&exists("importer")).await?.as_deref(), Some("t"));
-    let word = said
+    let value = said
         .split("discard-marker: ")
         .nth(1)
         .and_then(|rest| rest.split(' ').next());
-    let consent = json!({"metadata": {"annotations": {"entrapostgres.io/discard-marker": word}}});
+    let consent = json!({"metadata": {"annotations": {"entrapostgres.io/discard-marker": value}}});
     world.patch("server", "server", &consent).await?;
     world
         .wait("principal", "importer", "is gone", Value::is_null)
