@@ -19,6 +19,7 @@ use super::drop::DropOutcome;
 use super::error::unreachable;
 use super::inside_answers::Came;
 use super::refusal::lesson;
+use super::serve::Work;
 use super::session::{Applied, SessionEvent};
 use super::shared::{Change, DropRequest, Look};
 use super::worker::{End, Slot, Touch, Worker};
@@ -50,6 +51,7 @@ pub(super) enum Finished {
     },
     Dropped {
         slot: u64,
+        slow: bool,
         request: DropRequest,
         result: Result<DropOutcome, Trouble>,
     },
@@ -73,6 +75,15 @@ fn ends(failure: &Failure) -> bool {
         failure.reason,
         Reason::ServerReadOnly | Reason::NotAnEntraAdministrator
     )
+}
+
+/// How often work that came upon a lock is tried again before its failure is reported.
+const TRIES: u32 = 2;
+
+/// Whether work goes to the end of its queue: somebody holds a lock that it needs.
+pub(super) fn is_to_wait<T>(result: &Result<T, Trouble>, locked: u32) -> bool {
+    let is_locked = |trouble: &Trouble| trouble.locked && !trouble.broken;
+    locked < TRIES && result.as_ref().is_err_and(is_locked)
 }
 
 /// A caller that has gone away needs no answer.
@@ -118,18 +129,33 @@ impl Worker {
             Finished::Changed {
                 slot,
                 slow,
-                change,
+                mut change,
                 result,
             } => {
                 self.release(slot, slow);
+                self.ended(change.locked);
+                if is_to_wait(&result, change.locked) && !change.reply.is_closed() {
+                    change.locked += 1;
+                    let namespace = change.namespace.clone();
+                    self.queue.push_locked(&namespace, Work::Change(change));
+                    return None;
+                }
                 self.changed(slot, change, result)
             }
             Finished::Dropped {
                 slot,
-                request,
+                slow,
+                mut request,
                 result,
             } => {
-                self.release(slot, false);
+                self.release(slot, slow);
+                self.ended(request.locked);
+                if is_to_wait(&result, request.locked) && !request.reply.is_closed() {
+                    request.locked += 1;
+                    let namespace = request.namespace.clone();
+                    self.queue.push_locked(&namespace, Work::Drop(request));
+                    return None;
+                }
                 self.dropped(slot, request, result)
             }
             Finished::Opened { slot, result } => {
@@ -137,6 +163,12 @@ impl Worker {
                 None
             }
             Finished::Inside(slot, database, came) => self.finished_inside(slot, &database, came),
+        }
+    }
+
+    fn ended(&mut self, locked: u32) {
+        if locked > 0 {
+            self.patient = self.patient.saturating_sub(1);
         }
     }
 
@@ -156,7 +188,9 @@ impl Worker {
                 self.read_again();
                 None
             }
-            Err(Trouble { failure, broken }) => {
+            Err(Trouble {
+                failure, broken, ..
+            }) => {
                 self.shared.stats.snapshot_failed();
                 if broken {
                     return self.lost(slot, &failure.message);

@@ -1,6 +1,7 @@
 //! Changes of one role: builds the one message that makes them, and sends it. Must not decide what
 //! changes, nor keep anything.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,32 @@ pub struct Line {
     pub server: Arc<str>,
     /// When to give up on an answer; what the server itself cancels comes before.
     pub limit: Duration,
+    /// How long a change may wait for a lock.
+    pub patience: Patience,
+}
+
+/// How long the statements of a change wait for a lock that somebody holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// For a moment: others wait behind it, and it goes to the end of the queue then.
+    Short,
+    /// For so long, beside the work of others.
+    Long(Duration),
+}
+
+/// What [`Patience::Short`] is.
+const SHORT: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether this replica may still change something, while a change is under way.
+const FENCE: Duration = Duration::from_millis(500);
+
+impl Patience {
+    fn time(self) -> Duration {
+        match self {
+            Self::Short => SHORT,
+            Self::Long(time) => time,
+        }
+    }
 }
 
 /// A failure, and whether the connection is no more of use.
@@ -44,18 +71,40 @@ pub struct Trouble {
     pub failure: Failure,
     /// Whether the connection must be given up.
     pub broken: bool,
+    /// Whether somebody held a lock for longer than the line's patience: nothing was changed.
+    pub locked: bool,
 }
 
 impl Line {
+    /// The same connection, with that patience.
+    pub fn with(&self, patience: Patience) -> Self {
+        Self {
+            patience,
+            ..self.clone()
+        }
+    }
+
     /// Sends a question.
     pub async fn send(&self, sql: &str) -> Result<Vec<Table>, Unanswered> {
         send(&self.link, &self.stats, self.limit, sql).await
     }
 
-    /// Sends a change.
+    /// Sends a change, which is one transaction. When this replica may change nothing any more before the
+    /// server has answered, the change is cancelled there: another one may be about to make its own.
     pub async fn send_change(&self, sql: &str) -> Result<Vec<Table>, Unanswered> {
         self.gate.check().map_err(Unanswered::Unsent)?;
-        self.send(sql).await
+        let lock = self.patience.time().as_millis().max(1);
+        let change = format!("SET LOCAL lock_timeout = {lock};\n{sql}");
+        let mut answer = pin!(self.send(&change));
+        loop {
+            if let Ok(answer) = tokio::time::timeout(FENCE, &mut answer).await {
+                return answer;
+            }
+            if let Err(failure) = self.gate.check() {
+                self.link.cancel().await;
+                return Err(Unanswered::Stopped(failure));
+            }
+        }
     }
 
     /// Sends a change; errors are put into words.
@@ -96,6 +145,7 @@ impl Line {
                 action,
             }),
             broken: error.is_end(),
+            locked: error.is_locked(),
         }
     }
 }
@@ -148,7 +198,18 @@ pub async fn run(
     let mut refused = Vec::new();
     let tables = match work.together(steps).await {
         Ok(tables) => tables,
+        Err(Refused::Unanswered(error))
+            if error.is_locked() && line.patience == Patience::Short =>
+        {
+            return Err(line.trouble(action(steps), Some(role), &error));
+        }
         Err(refusal) if steps.iter().any(is_right) && refusal.may_be_of_a_right() => {
+            // The whole waited for a lock already: each part need not.
+            let short = line.with(Patience::Short);
+            let work = Work {
+                line: &short,
+                ..work
+            };
             refused = work.apart(steps, &server, refusal).await?;
             line.ask("look up", Some(role), &work.question).await?
         }
@@ -221,7 +282,7 @@ impl Work<'_> {
     /// Makes these steps in one transaction.
     async fn together(&self, steps: &[RoleStep]) -> Result<Vec<Table>, Refused> {
         let message = self.message(steps, &self.basis);
-        match self.send(&message, AGAIN).await {
+        match self.send(&message).await {
             Err(Unanswered::Said(error)) if is_rebind_refusal(&error) && binds(steps) => {
                 rebind(self.line, self.role, &message).await
             }
@@ -263,7 +324,7 @@ impl Work<'_> {
             let check = sql::only_on(self.role, &basis).into_iter();
             let made = check.chain(statements(self.role, &right, self.version_num));
             let text = sql::message(&made.collect::<Vec<_>>());
-            match self.send(&text, QUICKLY_AGAIN).await {
+            match self.send(&text).await {
                 Ok(_) => {}
                 Err(Unanswered::Said(error)) if is_outdated(&error) => {
                     let error = Unanswered::Said(error);
@@ -282,11 +343,11 @@ impl Work<'_> {
     }
 
     /// Sends a message; twice again if it was refused for something that passes.
-    async fn send(&self, text: &str, again: &[&str]) -> Result<Vec<Table>, Unanswered> {
+    async fn send(&self, text: &str) -> Result<Vec<Table>, Unanswered> {
         let mut left = 2;
         loop {
             match self.line.send_change(text).await {
-                Err(Unanswered::Said(error)) if left > 0 && passes(&error, again) => left -= 1,
+                Err(Unanswered::Said(error)) if left > 0 && passes(&error) => left -= 1,
                 answer => return answer,
             }
         }
@@ -316,11 +377,9 @@ impl Work<'_> {
     }
 }
 
-/// What passes by itself: deadlocks and other clashes with somebody's work at the same time.
-const QUICKLY_AGAIN: &[&str] = &["40P01", "40001"];
-
-/// The same, and locks that somebody holds for long: worth a wait for the whole, not for each part.
-const AGAIN: &[&str] = &["40P01", "40001", "55P03"];
+/// What passes by itself: deadlocks and other clashes with somebody's work at the same time. A lock that
+/// somebody holds is waited for in the session's queue.
+const AGAIN: [&str; 2] = ["40P01", "40001"];
 
 /// Whether the role's comment is not the one any more that the change was decided on.
 pub(super) fn is_outdated(error: &Error) -> bool {
@@ -328,17 +387,21 @@ pub(super) fn is_outdated(error: &Error) -> bool {
     answer.is_some_and(|answer| answer.code().code() == sql::COMMENT_CHANGED)
 }
 
-fn passes(error: &Error, codes: &[&str]) -> bool {
+fn passes(error: &Error) -> bool {
     error.as_db_error().is_some_and(|answer| {
         let code = answer.code().code();
         let clash = code == "XX000" && answer.message().contains("concurrently updated");
-        clash || codes.contains(&code)
+        clash || AGAIN.contains(&code)
     })
 }
 
 /// A role that we did not make, and lack the ADMIN OPTION on: who adopts it has to be given that.
 fn with_statement(trouble: Trouble, server: &ServerFacts, role: &RoleName) -> Trouble {
-    let Trouble { failure, broken } = trouble;
+    let Trouble {
+        failure,
+        broken,
+        locked,
+    } = trouble;
     // As the server says it: "must have the ADMIN option on role".
     let lacks =
         failure.reason == Reason::DatabaseError && failure.message.contains("option on role");
@@ -356,7 +419,11 @@ fn with_statement(trouble: Trouble, server: &ServerFacts, role: &RoleName) -> Tr
         },
         _ => failure,
     };
-    Trouble { failure, broken }
+    Trouble {
+        failure,
+        broken,
+        locked,
+    }
 }
 
 /// The server does not relabel: take the label away first, still in one transaction.
@@ -373,6 +440,7 @@ async fn rebind(line: &Line, role: &RoleName, message: &str) -> Result<Vec<Table
             Refused::Told(Trouble {
                 failure: Failure::new(Class::Denied, Reason::RebindRefused, message),
                 broken: false,
+                locked: false,
             })
         }
         error => Refused::Unanswered(error),

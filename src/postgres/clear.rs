@@ -49,6 +49,7 @@ pub async fn clear(
             ),
         ),
         broken: false,
+        locked: false,
     })
 }
 

@@ -111,6 +111,7 @@ pub(super) async fn take(line: &Line, subjects: Subjects) -> Result<Catalog, Tro
     read.map_err(|failure| Trouble {
         failure,
         broken: false,
+        locked: false,
     })
 }
 

@@ -7,7 +7,7 @@ use crate::model::{
     Basis, Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
 };
 
-use super::change::{self, Line, Trouble};
+use super::change::{self, Line, Patience, Trouble};
 use super::message::{Table, Unanswered};
 use super::privilege_steps::{show_privilege_steps, statement};
 use super::privileges_sql::TooLarge;
@@ -114,10 +114,17 @@ pub(super) async fn run(
     let mut refused = Vec::new();
     let tables = match patiently(line, &sql::message(&message)).await {
         Ok(tables) => tables,
-        Err(error) if !error.is_refusal() || is_outdated(&error) || steps.is_empty() => {
+        Err(error)
+            if !error.is_refusal()
+                || is_outdated(&error)
+                || steps.is_empty()
+                || (error.is_locked() && line.patience == Patience::Short) =>
+        {
             return Err(line.trouble(ACTION, Some(role), &error));
         }
         Err(_) => {
+            // The whole waited for a lock already: each part need not.
+            let line = &line.with(Patience::Short);
             for (step, statement) in steps.iter().zip(statements) {
                 let alone: Vec<String> = check().into_iter().chain([statement]).collect();
                 if let Err(error) = patiently(line, &sql::message(&alone)).await {
@@ -137,6 +144,7 @@ pub(super) async fn run(
         Some(what) => Err(Trouble {
             failure: too_large(line, &what),
             broken: false,
+            locked: false,
         }),
     }
 }
@@ -156,14 +164,14 @@ pub(super) async fn patiently(line: &Line, message: &str) -> Result<Vec<Table>, 
     }
 }
 
-/// Whether the same message may well succeed when it is sent again at once: a lock was held for too long,
-/// a deadlock, or somebody changed the same object at the same time.
+/// Whether the same message may well succeed when it is sent again at once: a deadlock, or somebody changed
+/// the same object at the same time. A lock that somebody holds is waited for in the session's queue.
 fn passes(error: &Unanswered) -> bool {
     let Unanswered::Said(error) = error else {
         return false;
     };
     error.as_db_error().is_some_and(|answer| {
-        matches!(answer.code().code(), "55P03" | "40P01" | "40001")
+        matches!(answer.code().code(), "40P01" | "40001")
             || answer.message().contains("concurrently updated")
     })
 }
@@ -214,6 +222,7 @@ fn read(
         Trouble {
             failure: Failure::new(Class::Transient, Reason::DatabaseError, message),
             broken: false,
+            locked: false,
         }
     })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_postgres::{Config, NoTls};
 
-use super::change::{self, Ground, Line};
+use super::change::{self, Ground, Line, Patience};
 use super::connect::Link;
 use super::grant;
 use super::stats::SessionStats;
@@ -67,6 +67,7 @@ async fn line_for(opens: u32) -> Line {
         stats: Arc::new(SessionStats::default()),
         server: "server".into(),
         limit: Duration::from_secs(10),
+        patience: Patience::Short,
     }
 }
 

@@ -83,6 +83,8 @@ pub enum Unanswered {
     Late(Duration),
     /// It was not sent: this replica may change nothing now.
     Unsent(Failure),
+    /// It was cancelled: this replica may change nothing any more.
+    Stopped(Failure),
     /// The answer has more than we keep; whether the connection has ended.
     TooLarge(bool),
 }
@@ -96,7 +98,7 @@ impl Unanswered {
                 let what = format!("could not {} on {}", about.action, about.server);
                 unreachable(about.server, &what, &format!("no answer within {limit:?}"))
             }
-            Self::Unsent(failure) => failure.clone(),
+            Self::Unsent(failure) | Self::Stopped(failure) => failure.clone(),
             Self::TooLarge(_) => {
                 let message = format!(
                     "could not {} on {}: the answer has more than {} MiB; a database administrator can make it smaller: what roles are members of, privileges on thousands of single objects, and comments on roles are what grows",
@@ -113,7 +115,7 @@ impl Unanswered {
     pub fn is_end(&self) -> bool {
         match self {
             Self::Said(error) => error.is_closed(),
-            Self::Late(_) => true,
+            Self::Late(_) | Self::Stopped(_) => true,
             Self::Unsent(_) => false,
             Self::TooLarge(ended) => *ended,
         }
@@ -129,6 +131,12 @@ impl Unanswered {
             Self::TooLarge(ended) => !ended,
             _ => false,
         }
+    }
+
+    /// Whether somebody held a lock for too long: nothing was changed.
+    pub fn is_locked(&self) -> bool {
+        self.is_refusal()
+            && matches!(self, Self::Said(error) if error.code().is_some_and(|code| code.code() == "55P03"))
     }
 
     /// Whether the server refused what was asked, and goes on with the connection.

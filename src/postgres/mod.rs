@@ -171,6 +171,7 @@ impl Sessions {
         );
         let session = Session {
             shared: shared.clone(),
+            namespace: "".into(),
         };
         let work = AssertUnwindSafe(Worker::new(shared.clone(), commands).run()).catch_unwind();
         let task = tokio::spawn(async move {

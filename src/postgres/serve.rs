@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::model::{Catalog, Failure, Subjects};
 
 use super::answers::{Answers, Finished, reply};
-use super::change::{self, Ground, Trouble};
+use super::change::{self, Ground, Patience, Trouble};
 use super::dial::take;
 use super::drop;
 use super::error::unreachable;
@@ -84,10 +84,14 @@ impl Worker {
             match command {
                 Command::Look(look) => self.asked.push(look),
                 Command::Change(change) => {
-                    let lane = Lane::of(&change.steps);
-                    self.queue.push(lane, Work::Change(change));
+                    let (lane, namespace) = (Lane::of(&change.steps), change.namespace.clone());
+                    self.queue.push(lane, &namespace, Work::Change(change));
                 }
-                Command::Drop(request) => self.queue.push(Lane::Plain, Work::Drop(request)),
+                Command::Drop(request) => {
+                    let namespace = request.namespace.clone();
+                    self.queue
+                        .push(Lane::Plain, &namespace, Work::Drop(request));
+                }
                 Command::Snapshot => self.snapshot_due = true,
                 Command::Inside(database, inside) => self.take_inside(&database, *inside),
             }
@@ -110,23 +114,53 @@ impl Worker {
             let Some(work) = self.queue.pop_plain() else {
                 break;
             };
-            self.start(at, work, false);
+            self.start(at, work, false, Patience::Short);
         }
+        self.dispatch_locked();
         // The first connection last: questions and snapshots wait behind what it does.
         let free = |slot: &Slot| !slot.slow && !slot.is_closed();
         while let Some(at) = self.slots.iter().rposition(free) {
             let Some(work) = self.queue.pop_directory() else {
                 break;
             };
-            self.start(at, work, true);
+            self.start(at, work, true, Patience::Short);
         }
-        let waits = self.queue.directory_len() > 0;
-        let may = self.free() > 0
-            && self
-                .no_more_until
-                .is_none_or(|until| Instant::now() >= until);
-        if waits && may && !self.opening {
+        let alone = self.queue.has_locked() && self.slots.len() < 2;
+        let waits = self.queue.directory_len() > 0 || alone;
+        if waits && self.may_open() && !self.opening {
             self.open_another();
+        }
+    }
+
+    fn may_open(&self) -> bool {
+        let paused = self
+            .no_more_until
+            .is_some_and(|until| Instant::now() < until);
+        self.free() > 0 && !paused
+    }
+
+    /// Tries one piece of work again that came upon a lock: for long on a connection that nobody else waits
+    /// for, and for a moment where there is only the one that questions and snapshots use.
+    fn dispatch_locked(&mut self) {
+        if self.patient > 0 || !self.queue.has_locked() {
+            return;
+        }
+        let idle = |slot: &Slot| !slot.slow && !slot.is_closed() && slot.busy == 0;
+        let further = self.slots.iter().skip(1).position(idle);
+        let alone = self.slots.len() < 2 && !self.opening && !self.may_open();
+        let (at, patience) = match (further, alone) {
+            (Some(at), _) => (at + 1, Patience::Long(self.shared.spec.timeouts.lock)),
+            (None, true) => match self.first(|slot| slot.busy < PIPELINE) {
+                Some(at) => (at, Patience::Short),
+                None => return,
+            },
+            (None, false) => return,
+        };
+        if let Some(work) = self.queue.pop_locked() {
+            self.patient += 1;
+            if !self.start(at, work, at > 0, patience) {
+                self.patient -= 1;
+            }
         }
     }
 
@@ -145,13 +179,15 @@ impl Worker {
         Some((slot.id, line))
     }
 
-    fn start(&mut self, at: usize, work: Work, directory: bool) {
+    /// Starts work, which has the connection to itself if it `is_slow`; says if it did.
+    fn start(&mut self, at: usize, work: Work, is_slow: bool, patience: Patience) -> bool {
         if !work.is_awaited() {
-            return;
+            return false;
         }
-        let Some((slot, line)) = self.occupy(at, directory) else {
-            return;
+        let Some((slot, line)) = self.occupy(at, is_slow) else {
+            return false;
         };
+        let line = line.with(patience);
         match work {
             Work::Change(change) => {
                 let ground = self.ground(&change);
@@ -159,7 +195,7 @@ impl Worker {
                     let result = change::run(&line, &change.role, &change.steps, ground).await;
                     Finished::Changed {
                         slot,
-                        slow: directory,
+                        slow: is_slow,
                         change,
                         result,
                     }
@@ -175,11 +211,13 @@ impl Worker {
                 let result = drop::run(&line, role, ours, *is_reassigned).await;
                 Finished::Dropped {
                     slot,
+                    slow: is_slow,
                     request,
                     result,
                 }
             }),
         };
+        true
     }
 
     /// What a change is made on, and what is to be read back after it.
@@ -281,5 +319,6 @@ fn gone(line: &change::Line) -> Trouble {
     Trouble {
         failure: unreachable(server, &what, "the connection was lost"),
         broken: true,
+        locked: false,
     }
 }

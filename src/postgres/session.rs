@@ -98,9 +98,20 @@ pub enum State {
 #[derive(Clone)]
 pub struct Session {
     pub(super) shared: Arc<Shared>,
+    /// Whose work it is sent for; namespaces take turns.
+    pub(super) namespace: Arc<str>,
 }
 
 impl Session {
+    /// The same session, for work of that namespace: namespaces take turns.
+    #[must_use]
+    pub fn of(self, namespace: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            ..self
+        }
+    }
+
     /// The server object.
     pub fn server(&self) -> &ObjectKey {
         &self.shared.spec.server
@@ -227,6 +238,8 @@ impl Session {
         self.ready().await?;
         let (reply, answer) = oneshot::channel();
         let change = Change {
+            namespace: self.namespace.clone(),
+            locked: 0,
             role: role.clone(),
             basis,
             steps: steps.to_vec(),
@@ -289,6 +302,8 @@ impl Session {
         self.ready().await?;
         let (reply, answer) = oneshot::channel();
         let apply = Inside::Work(Errand::Apply(ApplyInside {
+            namespace: self.namespace.clone(),
+            locked: 0,
             role: role.clone(),
             basis,
             steps: steps.to_vec(),
@@ -311,6 +326,8 @@ impl Session {
         self.ready().await?;
         let (reply, answer) = oneshot::channel();
         let clear = Inside::Work(Errand::Clear(ClearInside {
+            namespace: self.namespace.clone(),
+            locked: 0,
             role: role.clone(),
             ours: ours.to_owned(),
             reassign_to: reassign_to.cloned(),
@@ -341,6 +358,8 @@ impl Session {
         self.ready().await?;
         let (reply, answer) = oneshot::channel();
         let request = DropRequest {
+            namespace: self.namespace.clone(),
+            locked: 0,
             role: role.clone(),
             ours: ours.to_owned(),
             is_reassigned,

@@ -84,6 +84,10 @@ pub(super) struct Look {
 
 #[derive(Debug)]
 pub(super) struct Change {
+    /// Whose it is.
+    pub namespace: Arc<str>,
+    /// How often it came upon a lock.
+    pub locked: u32,
     pub role: RoleName,
     pub basis: Basis,
     pub steps: Vec<RoleStep>,
@@ -93,6 +97,10 @@ pub(super) struct Change {
 
 #[derive(Debug)]
 pub(super) struct DropRequest {
+    /// Whose it is.
+    pub namespace: Arc<str>,
+    /// How often it came upon a lock.
+    pub locked: u32,
     pub role: RoleName,
     pub ours: String,
     pub is_reassigned: bool,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::model::{Catalog, Failure, Reason, RoleName, Subjects};
 
 use super::answers::{Finished, reply};
-use super::change::Line;
+use super::change::{Line, Patience};
 use super::connect::Link;
 use super::databases::{HOME, Rooms};
 use super::dial::{Refusal, dial, fraction, pause, take_first, together};
@@ -39,6 +39,8 @@ pub(super) struct Worker {
     pub slots: Vec<Slot>,
     pub running: JoinSet<Finished>,
     pub queue: Queue<Work>,
+    /// How much of what came upon a lock is tried again now.
+    pub patient: usize,
     /// Questions that go with the next message.
     pub asked: Vec<Look>,
     /// The connection on which a question is under way.
@@ -116,6 +118,7 @@ impl Worker {
             slots: Vec::new(),
             running: JoinSet::new(),
             queue: Queue::default(),
+            patient: 0,
             asked: Vec::new(),
             asking: None,
             snapping: None,
@@ -155,7 +158,7 @@ impl Worker {
             };
             self.slots.clear();
             self.rooms.cut();
-            (self.asking, self.snapping) = (None, None);
+            (self.asking, self.snapping, self.patient) = (None, None, 0);
             self.count_open();
             if lived >= STEADY {
                 attempt = 0;
@@ -295,6 +298,7 @@ impl Worker {
             stats: self.shared.stats.clone(),
             server: self.server.clone(),
             limit: statement.saturating_mul(slot.busy.saturating_add(2)),
+            patience: Patience::Short,
         }
     }
 

@@ -40,6 +40,7 @@ pub(super) async fn drop_role(
     // After a start it is made while this is looked at: the server is there all the same.
     let session = ctx.sessions.get_within(&desired.server, AFTER_START).await;
     let session = session.ok_or_else(|| not_connected(&desired.server))?;
+    let session = session.of(&desired.key.namespace);
     let heir = heir(desired);
     let interest = Interest {
         targets: heir.into_iter().cloned().collect(),
@@ -115,6 +116,7 @@ pub(super) async fn reopen(
 ) -> Result<(), Failure> {
     let session = ctx.sessions.get(&desired.server);
     let session = session.ok_or_else(|| not_connected(&desired.server))?;
+    let session = session.of(&desired.key.namespace);
     let interest = Interest::default();
     let look = session.look_as(Trust::ServerOnly, &desired.role, &interest);
     let Some(role) = look.await?.role else {

@@ -299,7 +299,8 @@ impl Work<'_> {
 
     fn session(&self) -> Result<Session, Failure> {
         let session = self.world.session.clone();
-        session.ok_or_else(|| unreadable(self.desired))
+        let session = session.ok_or_else(|| unreadable(self.desired))?;
+        Ok(session.of(&self.desired.key.namespace))
     }
 }
 
