@@ -13,7 +13,8 @@ use super::{A_NAME, NO_NUL};
 #[serde(rename_all = "camelCase")]
 pub struct RoleOptions {
     /// Whether the role may sign in. Default: true. A role that a database administrator set to NOLOGIN stays so and
-    /// is reported, until annotation `entrapostgres.io/restore` gets a new value.
+    /// is reported, until they or the server's owner open it: annotation `entrapostgres.io/restore` of the
+    /// EntraPostgresServer.
     #[serde(default = "yes")]
     pub login: bool,
     /// How many sessions the role may have at once; -1: any number. Absent: left as it is, and set back

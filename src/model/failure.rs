@@ -101,6 +101,14 @@ pub enum Reason {
     RoleProtected,
     /// A database administrator set the role to NOLOGIN.
     LoginDisabledOnServer,
+    /// A database administrator requires multifactor authentication for the role, and it is not declared.
+    MfaRequired,
+    /// The role's comment begins like a marker and cannot be read as one.
+    MarkerUnreadable,
+    /// Somebody changed the role's comment since it was looked at.
+    MarkerChanged,
+    /// What the object has asked for is too much to be remembered in the role's comment.
+    MarkerTooLarge,
     /// The server is too old for what is declared.
     NotSupportedByVersion,
     /// A database, schema, object or role that is declared does not exist.
@@ -232,6 +240,7 @@ impl Reason {
             | Self::ServerUnreachable
             | Self::ServerReadOnly
             | Self::LoginPending
+            | Self::MarkerChanged
             | Self::SecretOverwritten
             | Self::EntraThrottled
             | Self::EntraUnavailable
@@ -265,6 +274,9 @@ impl Reason {
             | Self::RoleOwnedByOtherCluster
             | Self::RoleProtected
             | Self::LoginDisabledOnServer
+            | Self::MfaRequired
+            | Self::MarkerUnreadable
+            | Self::MarkerTooLarge
             | Self::NotGrantable
             | Self::NotRevocable
             | Self::MissingAdminOption

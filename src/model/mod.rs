@@ -51,7 +51,7 @@ pub use privilege::{
     Kind, Names, Object, PrivilegeStep,
 };
 pub use server::DesiredServer;
-pub use step::{NewRole, RoleStep, entra_type};
+pub use step::{Basis, NewRole, RoleStep, entra_type};
 
 /// The answer to a question about the outside: *absent* and *unknown* never merge.
 #[derive(Clone, Debug, PartialEq)]

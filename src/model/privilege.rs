@@ -136,6 +136,9 @@ pub struct Asked {
     /// Privileges on future objects.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub defaults: Vec<AskedDefaults>,
+    /// What another version of the operator wrote and this one does not know: it is kept.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, serde_json::Value>,
 }
 
 impl Asked {
@@ -164,9 +167,10 @@ impl Asked {
     }
 }
 
-/// Some privileges of [`Asked`] on objects of one group.
+/// Some privileges of [`Asked`] on objects of one group. A field that is not known could mean less than
+/// what is read without it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AskedObjects {
     /// The database.
     pub database: String,
@@ -186,7 +190,7 @@ pub struct AskedObjects {
 
 /// Some privileges of [`Asked`] on future objects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AskedDefaults {
     /// The database.
     pub database: String,

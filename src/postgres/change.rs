@@ -8,7 +8,8 @@ use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
 use crate::model::{
-    Class, Facts, Failure, ObjectId, Reason, RoleName, RoleStep, ServerFacts, Subjects,
+    Basis, Class, Facts, Failure, ObjectId, Reason, RoleFacts, RoleName, RoleStep, ServerFacts,
+    Subjects,
 };
 use crate::ports::WriteGate;
 
@@ -104,6 +105,8 @@ impl Line {
 pub struct Ground {
     /// The server.
     pub server: ServerFacts,
+    /// What was decided on.
+    pub basis: Basis,
     /// What is read back: the role, and what else its principal wants to know.
     pub subjects: Subjects,
 }
@@ -127,6 +130,7 @@ pub async fn run(
 ) -> Result<Made, Trouble> {
     let Ground {
         server,
+        basis,
         mut subjects,
     } = ground;
     subjects.ids.extend(ids(steps).cloned());
@@ -138,6 +142,7 @@ pub async fn run(
         line,
         role,
         version_num: server.version_num,
+        basis,
         question: questions::facts(&subjects),
     };
     let mut refused = Vec::new();
@@ -208,13 +213,14 @@ struct Work<'a> {
     line: &'a Line,
     role: &'a RoleName,
     version_num: u32,
+    basis: Basis,
     question: String,
 }
 
 impl Work<'_> {
     /// Makes these steps in one transaction.
     async fn together(&self, steps: &[RoleStep]) -> Result<Vec<Table>, Refused> {
-        let message = self.message(steps);
+        let message = self.message(steps, &self.basis);
         match self.send(&message, AGAIN).await {
             Err(Unanswered::Said(error)) if is_rebind_refusal(&error) && binds(steps) => {
                 rebind(self.line, self.role, &message).await
@@ -232,12 +238,20 @@ impl Work<'_> {
     ) -> Result<Vec<(RoleStep, Failure)>, Trouble> {
         let (rights, rest): (Vec<RoleStep>, Vec<RoleStep>) =
             steps.iter().cloned().partition(is_right);
+        let mut basis = self.basis.clone();
         if !rest.is_empty() {
             let made = self.together(&rest).await;
-            made.map_err(|refusal| {
+            let tables = made.map_err(|refusal| {
                 let trouble = refusal.into_trouble(self.line, action(&rest), self.role);
                 with_statement(trouble, server, self.role)
             })?;
+            // The comment that these steps left.
+            let left = snapshot::facts(Subjects::role(self.role), &tables);
+            basis = left
+                .roles
+                .get(self.role)
+                .map(RoleFacts::basis)
+                .unwrap_or_default();
         } else if let ([only], Refused::Unanswered(Unanswered::Said(error))) =
             (rights.as_slice(), &refusal)
         {
@@ -246,9 +260,15 @@ impl Work<'_> {
         }
         let mut refused = Vec::new();
         for right in rights {
-            let text = sql::message(&statements(self.role, &right, self.version_num));
+            let check = sql::only_on(self.role, &basis).into_iter();
+            let made = check.chain(statements(self.role, &right, self.version_num));
+            let text = sql::message(&made.collect::<Vec<_>>());
             match self.send(&text, QUICKLY_AGAIN).await {
                 Ok(_) => {}
+                Err(Unanswered::Said(error)) if is_outdated(&error) => {
+                    let error = Unanswered::Said(error);
+                    return Err(self.line.trouble("change", Some(self.role), &error));
+                }
                 Err(Unanswered::Said(error))
                     if error.as_db_error().is_some() && !error.is_closed() =>
                 {
@@ -285,11 +305,13 @@ impl Work<'_> {
         classify(about, error)
     }
 
-    /// The one message: the steps in order, then the facts they left.
-    fn message(&self, steps: &[RoleStep]) -> String {
+    /// The one message: what they were decided on still holds, the steps in order, then the facts they left.
+    fn message(&self, steps: &[RoleStep], basis: &Basis) -> String {
         let made = steps.iter();
         let made = made.flat_map(|step| statements(self.role, step, self.version_num));
-        let all: Vec<String> = made.chain([self.question.clone()]).collect();
+        let check = sql::only_on(self.role, basis).filter(|_| !steps.is_empty());
+        let all = check.into_iter().chain(made).chain([self.question.clone()]);
+        let all: Vec<String> = all.collect();
         sql::message(&all)
     }
 }
@@ -299,6 +321,12 @@ const QUICKLY_AGAIN: &[&str] = &["40P01", "40001"];
 
 /// The same, and locks that somebody holds for long: worth a wait for the whole, not for each part.
 const AGAIN: &[&str] = &["40P01", "40001", "55P03"];
+
+/// Whether the role's comment is not the one any more that the change was decided on.
+pub(super) fn is_outdated(error: &Error) -> bool {
+    let answer = error.as_db_error();
+    answer.is_some_and(|answer| answer.code().code() == sql::COMMENT_CHANGED)
+}
 
 fn passes(error: &Error, codes: &[&str]) -> bool {
     error.as_db_error().is_some_and(|answer| {

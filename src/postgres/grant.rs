@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
+    Basis, Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
 };
 
-use super::change::{Line, Trouble};
+use super::change::{self, Line, Trouble};
 use super::message::{Table, Unanswered};
 use super::privilege_steps::{show_privilege_steps, statement};
 use super::privileges_sql::TooLarge;
@@ -99,24 +99,29 @@ fn too_large(line: &Line, what: &str) -> Failure {
 pub(super) async fn run(
     line: &Line,
     role: &RoleName,
+    basis: &Basis,
     steps: &[PrivilegeStep],
     interest: &DatabaseInterest,
 ) -> Result<Outcome, Trouble> {
     let roles = BTreeSet::from([role.clone()]);
     let question = privileges_sql::facts(&roles, interest);
     let statements = steps.iter().map(|step| statement(role, step));
-    let mut message: Vec<String> = statements.clone().collect();
+    // The comment lies in no database: nothing here keeps it from being changed while this is made.
+    let check = || sql::only_on(role, basis).filter(|_| !steps.is_empty());
+    let mut message: Vec<String> = check().into_iter().chain(statements.clone()).collect();
+    message.extend(check());
     message.push(question.clone());
     let mut refused = Vec::new();
     let tables = match patiently(line, &sql::message(&message)).await {
         Ok(tables) => tables,
-        Err(error) if !error.is_refusal() || steps.is_empty() => {
+        Err(error) if !error.is_refusal() || is_outdated(&error) || steps.is_empty() => {
             return Err(line.trouble(ACTION, Some(role), &error));
         }
         Err(_) => {
             for (step, statement) in steps.iter().zip(statements) {
-                if let Err(error) = patiently(line, &statement).await {
-                    if !error.is_refusal() {
+                let alone: Vec<String> = check().into_iter().chain([statement]).collect();
+                if let Err(error) = patiently(line, &sql::message(&alone)).await {
+                    if !error.is_refusal() || is_outdated(&error) {
                         return Err(line.trouble(ACTION, Some(role), &error));
                     }
                     refused.push((step.clone(), refusal(line, role, step, &error)));
@@ -134,6 +139,10 @@ pub(super) async fn run(
             broken: false,
         }),
     }
+}
+
+fn is_outdated(error: &Unanswered) -> bool {
+    matches!(error, Unanswered::Said(error) if change::is_outdated(error))
 }
 
 /// Sends a message, and again if it only came into another's way.

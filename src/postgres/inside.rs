@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::model::{
-    Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
+    Basis, Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
 };
 
 use super::answers::{Finished, reply};
@@ -42,6 +42,7 @@ pub(super) enum Errand {
 #[derive(Debug)]
 pub(super) struct ApplyInside {
     pub role: RoleName,
+    pub basis: Basis,
     pub steps: Vec<PrivilegeStep>,
     pub interest: DatabaseInterest,
     pub reply: oneshot::Sender<Result<Applied<Arc<DatabaseCatalog>, PrivilegeStep>, Failure>>,
@@ -221,11 +222,12 @@ impl Worker {
                 Errand::Apply(apply) => {
                     let ApplyInside {
                         role,
+                        basis,
                         steps,
                         interest,
                         ..
                     } = &apply;
-                    let result = Box::pin(grant::run(&line, role, steps, interest)).await;
+                    let result = Box::pin(grant::run(&line, role, basis, steps, interest)).await;
                     Came::Applied(apply, result)
                 }
                 Errand::Clear(clear) => {

@@ -14,7 +14,8 @@ use super::grant;
 use super::stats::SessionStats;
 use crate::api::Privilege;
 use crate::model::{
-    Class, DatabaseInterest, Failure, Group, Kind, Names, PrivilegeStep, Reason, RoleName, RoleStep,
+    Basis, Class, DatabaseInterest, Failure, Group, Kind, Names, PrivilegeStep, Reason, RoleName,
+    RoleStep,
 };
 use crate::ports::WriteGate;
 
@@ -83,7 +84,14 @@ async fn steps_that_outlast_the_lease_are_not_sent() {
         privileges: BTreeSet::from([Privilege::Select]),
     };
     let steps = ["a", "b", "c", "d"].map(grant);
-    let outcome = grant::run(&line, &role, &steps, &DatabaseInterest::default()).await;
+    let outcome = grant::run(
+        &line,
+        &role,
+        &Basis::Nothing,
+        &steps,
+        &DatabaseInterest::default(),
+    )
+    .await;
     let failure = outcome.expect_err("the lease ended").failure;
     let sent = line.stats.messages();
     assert_eq!((failure.reason, sent), (Reason::NotLeader, 3));

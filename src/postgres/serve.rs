@@ -188,6 +188,7 @@ impl Worker {
         let catalog = status.catalog.as_deref();
         Ground {
             server: catalog.map(Catalog::server).unwrap_or_default(),
+            basis: change.basis.clone(),
             subjects: catalog.map_or_else(
                 || Subjects::role(&change.role),
                 |catalog| catalog.unknown(&change.role, &change.interest),

@@ -10,8 +10,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::oneshot;
 
 use crate::model::{
-    Catalog, Class, DatabaseCatalog, DatabaseInterest, Failure, Interest, ObjectKey, PrivilegeStep,
-    Reason, RoleName, RoleStep, RoleView,
+    Basis, Catalog, Class, DatabaseCatalog, DatabaseInterest, Failure, Interest, ObjectKey,
+    PrivilegeStep, Reason, RoleName, RoleStep, RoleView,
 };
 use crate::ports::TokenOrder;
 
@@ -214,10 +214,12 @@ impl Session {
 
     /// Makes these steps in database `postgres`, in one transaction, and returns what the role is then.
     /// If the server refuses, the rights (settings, memberships, privileges) are tried one by one after
-    /// the rest. After a failure nothing is assumed: the next look asks the server.
+    /// the rest. After a failure nothing is assumed: the next look asks the server. Where `basis` does not
+    /// hold any more nothing is changed: `MarkerChanged`.
     pub async fn apply(
         &self,
         role: &RoleName,
+        basis: Basis,
         steps: &[RoleStep],
         interest: &Interest,
     ) -> Result<Applied<RoleView, RoleStep>, Failure> {
@@ -226,6 +228,7 @@ impl Session {
         let (reply, answer) = oneshot::channel();
         let change = Change {
             role: role.clone(),
+            basis,
             steps: steps.to_vec(),
             interest: interest.clone(),
             reply,
@@ -276,6 +279,7 @@ impl Session {
     pub async fn apply_inside(
         &self,
         role: &RoleName,
+        basis: Basis,
         database: &str,
         steps: &[PrivilegeStep],
         interest: &DatabaseInterest,
@@ -286,6 +290,7 @@ impl Session {
         let (reply, answer) = oneshot::channel();
         let apply = Inside::Work(Errand::Apply(ApplyInside {
             role: role.clone(),
+            basis,
             steps: steps.to_vec(),
             interest: interest.clone(),
             reply,

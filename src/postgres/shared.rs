@@ -10,7 +10,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use crate::clock::SystemClock;
 use crate::model::{
-    Catalog, Class, Failure, Interest, ObjectId, Reason, RoleName, RoleStep, RoleView,
+    Basis, Catalog, Class, Failure, Interest, ObjectId, Reason, RoleName, RoleStep, RoleView,
 };
 use crate::ports::{AccessToken, Clock as _, TokenSource, WriteGate};
 
@@ -85,6 +85,7 @@ pub(super) struct Look {
 #[derive(Debug)]
 pub(super) struct Change {
     pub role: RoleName,
+    pub basis: Basis,
     pub steps: Vec<RoleStep>,
     pub interest: Interest,
     pub reply: oneshot::Sender<Result<Applied<RoleView, RoleStep>, Failure>>,

@@ -191,6 +191,8 @@ fn role(row: Row<'_>, label: Option<EntraLabel>) -> RoleFacts {
         label,
         comment: row.get("comment").map(str::to_owned),
         too_large: number(row, "too_large"),
+        comment_cut: number(row, "comment_cut"),
+        comment_md5: row.get("comment_md5").map(str::to_owned),
         privileged: row.is("privileged"),
         administrative: names(row, "administrative"),
         attributes: Attributes {

@@ -150,7 +150,7 @@ async fn kubectl_explain_reads_as_a_manual() -> Result<()> {
         ),
         (
             "epgp.spec.role",
-            &["until annotation `entrapostgres.io/restore` gets a new value"],
+            &["annotation `entrapostgres.io/restore` of the EntraPostgresServer"],
         ),
         (
             "epgp.spec.memberOf",

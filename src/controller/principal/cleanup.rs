@@ -10,6 +10,7 @@ use crate::controller::index::key_of;
 use crate::controller::{Context, finalizers, result_of};
 use crate::model::Desired;
 use crate::model::ending::{ABANDON, not_abandoned};
+use crate::model::rights::ident;
 
 use super::drop::{self, Ended};
 use super::{Next, report};
@@ -30,11 +31,22 @@ pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> N
             warn_abandoned(object, ctx).await;
             Ok(())
         }
-        Some(desired) if desired.deletion == DeletionPolicy::Retain => Ok(()),
+        Some(desired) if desired.deletion == DeletionPolicy::Retain => {
+            if let Err(failure) = drop::reopen(object, &desired, ctx).await {
+                let note = format!(
+                    "role {:?} stays on the server; {}: {failure}",
+                    desired.role.as_str(),
+                    opened_by_hand(desired.role.as_str())
+                );
+                warn(object, ROLE_LEFT, &note, ctx).await;
+            }
+            Ok(())
+        }
         Some(desired) if desired.plan_only => {
             let note = format!(
-                "mode: Plan changes nothing: role {:?} stays on the server",
-                desired.role.as_str()
+                "mode: Plan changes nothing: role {:?} stays on the server; {}",
+                desired.role.as_str(),
+                opened_by_hand(desired.role.as_str())
             );
             warn(object, ROLE_LEFT, &note, ctx).await;
             Ok(())
@@ -74,6 +86,14 @@ pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> N
     }
 }
 
+/// What a drop that had begun has left.
+fn opened_by_hand(role: &str) -> String {
+    let role = ident(role);
+    format!(
+        "if its drop had begun, it cannot sign in until a database administrator runs: ALTER ROLE {role} LOGIN"
+    )
+}
+
 fn abandoned(object: &EntraPostgresPrincipal) -> bool {
     object
         .annotations()
@@ -83,8 +103,9 @@ fn abandoned(object: &EntraPostgresPrincipal) -> bool {
 
 async fn warn_abandoned(object: &EntraPostgresPrincipal, ctx: &Context) {
     let note = format!(
-        "annotation {ABANDON} ended the deletion: role {:?} stays on the server",
-        object.spec.role_name
+        "annotation {ABANDON} ended the deletion: role {:?} stays on the server; {}",
+        object.spec.role_name,
+        opened_by_hand(&object.spec.role_name)
     );
     warn(object, "RoleAbandoned", &note, ctx).await;
 }

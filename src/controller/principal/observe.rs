@@ -156,6 +156,20 @@ impl World {
         }
     }
 
+    /// Looks at the role again: somebody changed its comment since it was looked at.
+    pub(super) async fn look_past_the_catalog(&mut self, desired: &Desired, ctx: &Context) {
+        let Observed {
+            record,
+            token_object_id,
+            ..
+        } = &self.observed;
+        let wanted = (desired.object_id.as_ref()).or(record.object_id.as_ref());
+        let wanted = wanted.or(token_object_id.as_ref()).cloned();
+        let trust = std::mem::replace(&mut self.trust, Trust::ServerOnly);
+        self.look_at_role(desired, wanted.as_ref(), ctx).await;
+        self.trust = trust;
+    }
+
     /// Takes in what the server has of the role now.
     pub(super) fn take(&mut self, desired: &Desired, view: RoleView, ctx: &Context) {
         self.observed.marker_owner =
@@ -250,7 +264,7 @@ impl World {
 }
 
 /// A Secret without an owner that was an earlier object's of this namespace and name, as it is now: only the
-/// API server knows its type, and the watch's copy has no annotations.
+/// API server knows its type.
 async fn orphan(
     desired: &Desired,
     token: &DesiredToken,
@@ -262,6 +276,7 @@ async fn orphan(
         let (identity, created) = (&token.identity, desired.created);
         meta.is_orphan() && was_made_before(&meta.annotations, identity, created, has_published)
     };
+    // The watch keeps no annotations of Secrets.
     if !meta.is_orphan() {
         return Ok(None);
     }

@@ -5,10 +5,16 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::testing::cost;
 
 /// What is parsed may print as so many times the object, and a fixed part.
 const TIMES: usize = 12;
 const FIXED: usize = 20_000;
+/// What parsing holds at once for each byte of the object, takes in all, and a fixed part: the engine of
+/// templates.
+const PEAK: usize = 24;
+const TOTAL: usize = 120;
+const ENGINE: usize = 1_000_000;
 
 fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -101,6 +107,10 @@ proptest! {
     fn parsing_any_object_costs_what_the_object_costs(object in any_object()) {
         let size = object.to_string().len();
         let object: EntraPostgresPrincipal = serde_json::from_value(object).expect("a principal");
+        let cost = cost(|| drop(Desired::parse(&object)));
+        let (most, all) = ((PEAK * size + ENGINE) as u64, (TOTAL * size + ENGINE) as u64);
+        prop_assert!(cost.peak <= most, "{size} bytes took {} at once", cost.peak);
+        prop_assert!(cost.total <= all, "{size} bytes took {}", cost.total);
         for desired in [Desired::parse(&object).ok(), Desired::of_deleted(&object)].into_iter().flatten() {
             let parsed = format!("{desired:?}").len();
             prop_assert!(parsed <= TIMES * size + FIXED, "{size} bytes became {parsed}");

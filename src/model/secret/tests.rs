@@ -623,3 +623,66 @@ fn only_the_record_of_an_earlier_object_of_this_identity_makes_a_secret_without_
         );
     }
 }
+
+mod hostile {
+    //! Whatever a template says, it ends without a panic, within a bound of memory and work.
+
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::testing::cost;
+
+    /// A key may do 4,000 steps, each with 64 bytes, and a Secret has a megabyte.
+    const PEAK: u64 = 8 << 20;
+
+    fn piece() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-z{}%# ]{0,12}",
+            Just("{{ token }}".to_owned()),
+            Just("{% for x in range(100000) %}{{ token }}{% endfor %}".to_owned()),
+            Just("{% set x = token * 1000 %}{{ x }}".to_owned()),
+            Just(
+                "{% set x = token ~ token %}{% set x = x ~ x %}{% set x = x ~ x %}{{ x }}"
+                    .to_owned()
+            ),
+            Just("{{ user | json | json | json | urlencode }}".to_owned()),
+            Just("{{ ((((((1)))))) }}".to_owned()),
+            Just("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned()),
+            Just("{{ [token] * 100000 }}".to_owned()),
+            Just("{{ '%s' % token }}".to_owned()),
+            Just("{{ ".to_owned()),
+            Just("{% raw %}".to_owned()),
+            (1_usize..400).prop_map(|depth| format!(
+                "{{{{ {}1{} }}}}",
+                "(".repeat(depth),
+                ")".repeat(depth)
+            )),
+            (1_usize..400).prop_map(|depth| "{% if x %}".repeat(depth)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+        // Red when: the engine has no fuel, or what it makes has no limit.
+        #[test]
+        fn any_template_has_a_bound(
+            texts in btree_map("[a-z]{1,3}", vec(piece(), 0..30).prop_map(|it| it.concat()), 0..4)
+        ) {
+            let size: usize = texts.values().map(String::len).sum();
+            let texts: Vec<(&str, &str)> =
+                texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
+            let spec = spec(&[], &texts);
+            let cost = cost(|| {
+                if let Ok(layout) = parse(&spec) {
+                    let _rendered = layout.render(&connection(), &token(), end());
+                }
+            });
+            let most = PEAK + 64 * size as u64;
+            prop_assert!(cost.peak <= most, "{size} bytes took {} at once", cost.peak);
+            let all = 16 * most;
+            prop_assert!(cost.total <= all, "{size} bytes took {}", cost.total);
+        }
+    }
+}

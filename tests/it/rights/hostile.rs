@@ -379,6 +379,9 @@ async fn a_role_with_huge_settings_hinders_nobody() -> Result<()> {
     };
     let long = comment(format!("{literal} || repeat(' ', 9000000)"));
     world.sql(&long).await?;
+    world
+        .not_ready("principal", &name, "MarkerUnreadable")
+        .await?;
     noticed(&world, 0).await?;
     let length =
         format!("SELECT length(shobj_description('\"{name}\"'::regrole, 'pg_authid')) > 9000000");
