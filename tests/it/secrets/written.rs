@@ -140,8 +140,7 @@ async fn a_namespace_that_goes_ends_in_peace() -> Result<()> {
         .wait("principal", "api", "is being deleted", deleting)
         .await?;
     let asked = world.token_requests(Some(API_CLIENT));
-    // A refusal rests for ten seconds and more.
-    let may = 2 + since.elapsed().as_secs() / 7;
+    let may = World::tries_since(since);
     assert!(asked <= may, "{asked} requests: {}", world.log_tail());
     world
         .patch(
