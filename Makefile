@@ -15,7 +15,7 @@ SOAK_MINUTES ?= 15
 SQL_TESTS ?=
 
 .PHONY: help deps deps-test assets build lint fmt test test-unit test-lab test-it test-it-18 test-node test-clients test-quickstart test-demo \
-        soak test-soak \
+        soak test-soak hostile test-hostile \
         up down demo bench-roles \
         crds deploy check-generated check-tls deny
 
@@ -40,6 +40,7 @@ build: deps ## Build the operator and the lab; the control plane is built meanwh
 	$(STAGE) "build the lab" $(CARGO) build --locked -p lab
 	# Waits for the build in the background, or finishes what it could not.
 	$(STAGE) "wait for the control plane" $(ASSETS) all >/dev/null
+	$(STAGE) "build Flux's engine" $(ASSETS) flux >/dev/null
 
 lint: ## Format and clippy, warnings are errors
 	@$(CARGO) fmt --all -- --check
@@ -68,6 +69,7 @@ test: ## All tests, from nothing: builds what is missing and prints the minutes 
 	stage "a pod on a real node" test-node
 	stage "clients" test-clients
 	stage "a short soak" test-soak
+	stage "hostile neighbours" test-hostile
 	stage "the README's quick start" test-quickstart
 	stage "demo" test-demo
 	exit $$failed
@@ -122,6 +124,13 @@ soak: ## 200 tokens kept good through faults of everything, SOAK_MINUTES long; t
 
 test-soak: ## The same for two minutes
 	@$(MAKE) --no-print-directory soak SOAK_MINUTES=2
+
+hostile: ## Tenants that attack in every way beside others who must not notice; one line of numbers (HOSTILE_ONLY=a,b: these attacks)
+	@$(MAKE) --no-print-directory build >&2
+	$(LAB) hostile
+
+test-hostile: ## The same, as part of all tests
+	@$(MAKE) --no-print-directory hostile
 
 up: build ## Start the lab and the operator, and leave them running (LAB_OPERATOR=none: without)
 	@$(LAB) up

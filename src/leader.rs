@@ -4,7 +4,7 @@
 //! answer needs no network: it is `no` from the moment at which another replica could believe the
 //! Lease ended, measured by this machine's steady clock.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -23,6 +23,8 @@ pub struct Leadership(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     until: Mutex<Until>,
+    /// Why this replica does not lead any more, once it did.
+    lost: OnceLock<String>,
     leading: watch::Sender<bool>,
 }
 
@@ -58,6 +60,7 @@ impl Leadership {
     fn new(until: Until, leads: bool) -> Self {
         Self(Arc::new(Inner {
             until: Mutex::new(until),
+            lost: OnceLock::new(),
             leading: watch::Sender::new(leads),
         }))
     }
@@ -68,6 +71,19 @@ impl Leadership {
 
     fn let_go(&self) {
         self.set(Until::Never, false);
+    }
+
+    /// Lets go for good: who lost the lease leads no more in this process.
+    fn lose(&self, why: String) {
+        // Only the first reason counts.
+        let _ = self.0.lost.set(why);
+        self.let_go();
+    }
+
+    /// Why this replica does not lead any more.
+    pub fn why_lost(&self) -> &str {
+        let why = self.0.lost.get();
+        why.map_or("nobody renews it any more", String::as_str)
     }
 
     fn set(&self, until: Until, leads: bool) {
@@ -87,8 +103,11 @@ impl WriteGate for Leadership {
         let problem = match self.until() {
             Until::Always => return Ok(()),
             Until::Deadline(deadline) if Instant::now() < deadline => return Ok(()),
-            Until::Deadline(_) => "this replica could not renew its lease in time",
-            Until::Never => "another replica leads",
+            Until::Deadline(_) => "this replica could not renew its lease in time".to_owned(),
+            Until::Never => match self.0.lost.get() {
+                Some(why) => format!("this replica lost its lease: {why}"),
+                None => "this replica does not lead".to_owned(),
+            },
         };
         let message = format!("{problem}: nothing is written");
         Err(Failure::new(Class::Waiting, Reason::NotLeader, message))

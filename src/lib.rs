@@ -3,6 +3,8 @@
 //! See ARCHITECTURE.md for the map. Imports go one way: api ← model ← ports ← {postgres, entra,
 //! cluster} ← controller ← run.
 
+#![deny(clippy::expect_used, clippy::unreachable)]
+
 pub mod api;
 pub mod cli;
 pub mod clock;

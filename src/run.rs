@@ -5,31 +5,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config as ControllerConfig, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{EntraPostgresPrincipal, EntraPostgresServer};
 use crate::clock::SystemClock;
 use crate::cluster::{self, Cluster, EventRecorder};
-use crate::controller::feed::{Feed, Objects};
-use crate::controller::index::{Clusters, Index, Listening, Wakes};
-use crate::controller::watches::{Listed, Synced};
-use crate::controller::{Context, Never, Reporter, principal, server};
+use crate::controller::feed::{Feed, Names};
+use crate::controller::index::{Clusters, Index, Wakes, key_of};
+use crate::controller::mailbox::Mailbox;
+use crate::controller::tasks::Tasks;
+use crate::controller::turns::Turns;
+use crate::controller::watches::{Listed, Signs, Synced};
+use crate::controller::{
+    BEAT_LATE, Context, Never, Reporter, heartbeat_of, policies, principal, server,
+};
 use crate::entra::{Broker, BrokerOptions};
 use crate::http::{Probes, Readiness};
 use crate::leader::{Elector, Leadership};
-use crate::model::{Class, Failure, Reason};
+use crate::model::{Class, Failure, ObjectKey, Reason};
 use crate::ports::Clock;
 use crate::postgres::{SessionEvent, Sessions};
 use crate::settings::Settings;
-use crate::telemetry::{Metrics, ServerCounts};
+use crate::telemetry::{Heartbeats, Metrics, ObjectKind, ServerCounts};
 
 /// What `/readyz` waits for.
 const WATCHES: &str = "the first list of every watch";
@@ -42,16 +47,20 @@ const ASK_AGAIN_MOST: Duration = Duration::from_secs(10);
 /// Runs the operator until it is asked to stop.
 ///
 /// # Errors
-/// When it cannot start (the address is taken, there is no cluster, the cluster has no id), and
-/// when it lost its lease: another replica leads then, and Kubernetes starts this one anew.
+/// When it cannot start (the address is taken, there is no cluster, the cluster has no id), when it lost
+/// its lease, and when one of its tasks ended that is not to end: Kubernetes starts it again.
 pub async fn run(settings: Settings) -> Result<(), Failure> {
     let settings = Arc::new(settings);
     let metrics = Metrics::new();
-    let readiness = Readiness::waiting_for([WATCHES]);
+    let signs = Signs {
+        heartbeats: Heartbeats::default(),
+        readiness: Readiness::waiting_for([WATCHES]),
+    };
     let end = CancellationToken::new();
-    let serving = serve(&settings, &readiness, &metrics, &end).await?;
+    let mut tasks = Tasks::default();
+    let mut serving = serve(&settings, &signs, &metrics, &end).await?;
 
-    let client = cluster::connect()
+    let client = cluster::connect(&signs.heartbeats)
         .await
         .map_err(|error| cannot_start(&error))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -73,21 +82,42 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     );
     let drain = asked_to_stop()?;
     let starting = async {
-        let parts = Parts::start(settings, cluster, &leadership, clock, metrics).await?;
-        parts.ready(&readiness, &leadership).await;
+        let parts = Parts::start(
+            settings,
+            cluster,
+            &leadership,
+            clock,
+            metrics,
+            &signs,
+            &mut tasks,
+        )
+        .await?;
+        parts
+            .ready(&signs.readiness, &leadership, &mut tasks)
+            .await?;
         Ok(parts)
     };
-    let outcome: Result<bool, Failure> = tokio::select! {
-        () = drain.cancelled() => Ok(false),
+    let started: Result<Option<Parts>, Failure> = tokio::select! {
+        () = drain.cancelled() => Ok(None),
         // At any time: who does not lead any more never does again.
-        () = lost.cancelled() => Ok(true),
-        parts = starting => match parts {
-            Ok(parts) => {
-                tracing::info!("leading: principals and servers are kept as declared");
-                Ok(until_drained(parts.control(&drain), &lost, &drain).await)
-            }
-            Err(failure) => Err(failure),
-        },
+        () = lost.cancelled() => Err(lost_lease(&leadership)),
+        _ = &mut serving => Err(not_served()),
+        parts = starting => parts.map(Some),
+    };
+    let outcome = match started {
+        Ok(Some(parts)) => {
+            tracing::info!("leading: principals and servers are kept as declared");
+            let ended = async {
+                tokio::select! {
+                    () = lost.cancelled() => lost_lease(&leadership),
+                    failure = tasks.ended() => failure,
+                    _ = &mut serving => not_served(),
+                }
+            };
+            until_drained(parts.control(&drain), ended, &drain).await
+        }
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
     };
     release.cancel();
     if let Some(elector) = elector {
@@ -95,27 +125,34 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         let _ = elector.await;
     }
     end.cancel();
-    let _ = serving.await;
-    if outcome? {
-        let message = "this replica lost its lease: another one leads, and this one starts anew";
-        return Err(Failure::new(Class::Waiting, Reason::NotLeader, message));
+    if !serving.is_finished() {
+        let _ = serving.await;
     }
+    outcome?;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn not_served() -> Failure {
+    let message = "a defect of the operator: probes and metrics are served no more; the process ends and \
+                   starts again";
+    Failure::new(Class::Transient, Reason::Internal, message)
+}
+
+/// Why this replica does not lead any more.
+fn lost_lease(leadership: &Leadership) -> Failure {
+    let why = leadership.why_lost();
+    let message = format!("this replica lost its lease and starts again: {why}");
+    Failure::new(Class::Waiting, Reason::NotLeader, message)
 }
 
 /// Everything that works, put together.
 struct Parts {
     context: Arc<Context>,
-    principals: Objects<EntraPostgresPrincipal>,
-    principal_wake: UnboundedReceiver<ObjectRef<EntraPostgresPrincipal>>,
-    servers: Objects<EntraPostgresServer>,
-    server_wake: UnboundedReceiver<ObjectRef<EntraPostgresServer>>,
-    /// Until it is on, nothing is sent to the two receivers of each kind.
-    listening: Listening,
+    principals: Names<EntraPostgresPrincipal>,
+    servers: Names<EntraPostgresServer>,
+    wakes: Wakes,
     synced: Vec<Synced>,
-    /// The watches and the routing of events; they end with this.
-    _tasks: JoinSet<()>,
 }
 
 impl Parts {
@@ -125,16 +162,12 @@ impl Parts {
         leadership: &Leadership,
         clock: Arc<dyn Clock>,
         metrics: Metrics,
+        signs: &Signs,
+        tasks: &mut Tasks,
     ) -> Result<Self, Failure> {
-        let (principals, principal_wake) = unbounded_channel();
-        let (servers, server_wake) = unbounded_channel();
-        let wakes = Wakes {
-            principals,
-            servers,
-            listening: Listening::default(),
-        };
-        let listening = wakes.listening.clone();
-        let index = Arc::new(Index::new(wakes, clusters(&settings, &cluster).await?));
+        let wakes = Wakes::default();
+        let clusters = clusters(&settings, &cluster).await?;
+        let index = Arc::new(Index::new(wakes.clone(), clusters));
         let broker = Arc::new(Broker::new(BrokerOptions {
             credentials: Arc::new(cluster.clone()),
             clock: Arc::clone(&clock),
@@ -146,8 +179,8 @@ impl Parts {
         let gate = Arc::new(leadership.clone());
         let sessions = Arc::new(Sessions::new(broker.clone(), gate, session_events));
         count_on_scrape(&metrics, &broker, &sessions);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(route(session_event, Arc::clone(&index)));
+        let route = route(session_event, Arc::clone(&index));
+        tasks.spawn("the routing of what sessions report".to_owned(), route);
         let client = cluster.client().clone();
         let feed = Feed {
             client,
@@ -155,13 +188,14 @@ impl Parts {
             index: &index,
             metrics: &metrics,
             sessions: &sessions,
-            listening: &listening,
+            wakes: &wakes,
+            signs,
         };
-        let (servers, mut synced) = feed.servers(&mut tasks);
-        let (principals, principals_synced) = feed.principals(&mut tasks);
+        let (servers, mut synced) = feed.servers(tasks);
+        let (principals, principals_synced) = feed.principals(tasks);
         index.sees_by(&principals_synced);
         synced.extend(principals_synced);
-        synced.extend(feed.secrets(&mut tasks));
+        synced.extend(feed.secrets(tasks));
         let events = EventRecorder::new(cluster.clone(), &settings.instance, metrics.clone());
         let reporter = Reporter {
             events,
@@ -175,62 +209,84 @@ impl Parts {
             tokens,
             index,
             settings,
+            turns: Turns::default(),
+            heartbeats: signs.heartbeats.clone(),
             reporter,
         };
         Ok(Self {
             context: Arc::new(context),
             principals,
-            principal_wake,
             servers,
-            server_wake,
-            listening,
+            wakes,
             synced,
-            _tasks: tasks,
         })
     }
 
     /// The watches are in step with the cluster, and this replica leads.
-    async fn ready(&self, readiness: &Readiness, leadership: &Leadership) {
-        for mut each in self.synced.clone() {
-            // The sender ends only with the process.
-            let _ = each
-                .listed
-                .wait_for(|listed| *listed != Listed::Awaited)
-                .await;
+    async fn ready(
+        &self,
+        readiness: &Readiness,
+        leadership: &Leadership,
+        tasks: &mut Tasks,
+    ) -> Result<(), Failure> {
+        let led = async {
+            for mut each in self.synced.clone() {
+                // The sender ends with the watch, which ends the process.
+                let listed = |listed: &Listed| *listed != Listed::Awaited;
+                let _ = each.listed.wait_for(listed).await;
+            }
+            readiness.done(WATCHES);
+            leadership.leading().await;
+        };
+        tokio::select! {
+            failure = tasks.ended() => Err(failure),
+            () = led => Ok(()),
         }
-        readiness.done(WATCHES);
-        leadership.leading().await;
     }
 
-    /// Keeps objects as declared until asked to drain.
+    /// Keeps objects as declared until asked to drain. Ends before that only by a defect.
     async fn control(self, drain: &CancellationToken) {
         let Self {
             context,
             principals,
-            principal_wake,
             servers,
-            server_wake,
-            listening,
+            wakes,
             ..
         } = self;
-        listening.begin();
-        tokio::join!(
-            control(
-                principals,
-                principal_wake,
-                drain,
-                principal::reconcile,
-                &context
-            ),
-            control(servers, server_wake, drain, server::reconcile, &context),
+        wakes.listening.begin();
+        for kind in [ObjectKind::Principal, ObjectKind::Server] {
+            let name = heartbeat_of(kind);
+            context.heartbeats.expect(name, name.to_owned(), BEAT_LATE);
+        }
+        let of_principals = control(
+            principals,
+            wakes.principals,
+            drain,
+            principal::reconcile,
+            &context,
         );
+        let of_servers = control(servers, wakes.servers, drain, server::reconcile, &context);
+        let (of_principals, of_servers) =
+            (std::pin::pin!(of_principals), std::pin::pin!(of_servers));
+        let controllers = async {
+            let ((), other) = futures::future::select(of_principals, of_servers)
+                .await
+                .factor_first();
+            if drain.is_cancelled() {
+                other.await;
+            }
+        };
+        tokio::select! {
+            () = controllers => {}
+            never = policies::watch(&context) => match never {},
+        }
     }
 }
 
 /// Binds before anything else, so that a taken address is told at once.
 async fn serve(
     settings: &Settings,
-    readiness: &Readiness,
+    signs: &Signs,
     metrics: &Metrics,
     end: &CancellationToken,
 ) -> Result<JoinHandle<()>, Failure> {
@@ -238,15 +294,12 @@ async fn serve(
         .await
         .map_err(|error| cannot_start(&error))?;
     let serving = probes.serve(
-        readiness.clone(),
+        signs.readiness.clone(),
+        signs.heartbeats.clone(),
         metrics.clone(),
         end.clone().cancelled_owned(),
     );
-    Ok(tokio::spawn(async move {
-        if let Err(error) = serving.await {
-            tracing::error!("probes and metrics are served no more: {error}");
-        }
-    }))
+    Ok(tokio::spawn(serving))
 }
 
 async fn clusters(settings: &Settings, cluster: &Cluster) -> Result<Clusters, Failure> {
@@ -338,21 +391,28 @@ fn asked_to_stop() -> Result<CancellationToken, Failure> {
     Ok(drain)
 }
 
-/// Returns when the work has ended, at the latest [`DRAIN`] after it was asked to; true if that was
-/// because the lease was lost.
+/// Returns when the work has ended, at the latest [`DRAIN`] after it was asked to; `ended`: what ends it
+/// beside that.
 async fn until_drained(
     work: impl Future<Output = ()>,
-    lost: &CancellationToken,
+    ended: impl Future<Output = Failure>,
     drain: &CancellationToken,
-) -> bool {
+) -> Result<(), Failure> {
     let mut work = std::pin::pin!(work);
-    let lost = tokio::select! {
-        () = &mut work => return false,
-        () = drain.cancelled() => false,
-        () = lost.cancelled() => {
-            tracing::error!("lost the lease: finishing what is under way, writing nothing more");
+    let outcome = tokio::select! {
+        () = &mut work => {
+            if drain.is_cancelled() {
+                return Ok(());
+            }
+            let message = "a defect of the operator: a controller ended by itself; the process ends and \
+                           starts again";
+            return Err(Failure::new(Class::Transient, Reason::Internal, message));
+        }
+        () = drain.cancelled() => Ok(()),
+        failure = ended => {
+            tracing::error!("{failure}; what is under way is finished, and nothing is begun");
             drain.cancel();
-            true
+            Err(failure)
         }
     };
     if tokio::time::timeout(DRAIN, work).await.is_err() {
@@ -361,15 +421,15 @@ async fn until_drained(
             DRAIN.as_secs()
         );
     }
-    lost
+    outcome
 }
 
-/// Runs one controller on a stream of changed objects and one of wakes.
+/// Runs one controller on the names of the objects that are there and on those that are woken.
 async fn control<K, F>(
-    (changed, objects): Objects<K>,
-    wake: UnboundedReceiver<ObjectRef<K>>,
+    names: Names<K>,
+    wake: Arc<Mailbox>,
     drain: &CancellationToken,
-    reconcile: impl Fn(Arc<K>, Arc<Context>) -> F + Send + 'static,
+    reconcile: impl Fn(ObjectKey, Arc<Context>) -> F + Send + 'static,
     context: &Arc<Context>,
 ) where
     K: Resource<DynamicType = ()>
@@ -383,21 +443,19 @@ async fn control<K, F>(
     F: Future<Output = Result<Action, Never>> + Send + 'static,
 {
     // What changed before we listened was not sent: all that is there is looked at.
-    let there: Vec<K> = objects
-        .state()
-        .iter()
-        .map(|object| K::clone(object))
-        .collect();
-    let changed = stream::iter(there)
-        .chain(UnboundedReceiverStream::new(changed))
-        .map(Ok);
-    Controller::for_stream(changed, objects)
+    let there = names.state();
+    let there = there
+        .into_iter()
+        .map(|name| Ok(PartialObjectMeta::clone(&name)));
+    let wake = wake.read();
+    let wake = wake.map(|key| ObjectRef::new(&key.name).within(&key.namespace));
+    Controller::for_stream(stream::iter(there).chain(stream::pending()), names)
         // The objects of one server wait for that server; nothing else has to wait for them.
         .with_config(ControllerConfig::default().debounce(Duration::from_millis(20)))
-        .reconcile_on(UnboundedReceiverStream::new(wake))
+        .reconcile_on(wake)
         .graceful_shutdown_on(drain.clone().cancelled_owned())
         .run(
-            reconcile,
+            move |name, context| reconcile(key_of(name.as_ref()), context),
             |_, error, _| match *error {},
             Arc::clone(context),
         )

@@ -48,7 +48,11 @@ END
 }
 
 base() { render "$1" --set clusterScope=true; }
-namespaced() { render "$1"; }
+# Its own namespace, also where an overlay moves it to another one.
+namespaced() {
+    render "$1"
+    sed -i "s/--watch-namespaces=$name\$/--watch-namespaces=\$(POD_NAMESPACE)/" "$1/deployment.yaml"
+}
 
 # The chart must carry the definitions itself: Helm reads nothing outside its folder.
 definitions() { # FOLDER

@@ -10,7 +10,8 @@ use super::{EntraPostgresPrincipal, EntraPostgresServer};
 ///
 /// Beyond what the types give: optional fields are absent and never null, and a new object starts
 /// with `status.observedGeneration: -1`, so that kstatus sees it as in progress from the first
-/// moment. Descriptions flow: `kubectl explain` breaks the lines, and keeps breaks that are there.
+/// moment. Below a list there are no defaults: tools that compare what is stored with a manifest compare
+/// lists as a whole, and would see a difference for ever. The types fill them in. Descriptions flow: `kubectl explain` breaks the lines, and keeps breaks that are there.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     vec![
         finish(&EntraPostgresServer::crd()),
@@ -25,6 +26,10 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 fn finish(crd: &CustomResourceDefinition) -> CustomResourceDefinition {
     let mut value = serde_json::to_value(crd).expect("a definition is JSON");
     strip_nullable(&mut value);
+    let schema = "/spec/versions/0/schema/openAPIV3Schema";
+    if let Some(schema) = value.pointer_mut(schema) {
+        strip_defaults(schema, false);
+    }
     flow(&mut value);
     put(
         &mut value,
@@ -60,6 +65,26 @@ fn flow(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(flow),
         _ => {}
+    }
+}
+
+/// Takes the defaults out of the schemas of items of lists.
+fn strip_defaults(schema: &mut Value, below_a_list: bool) {
+    let Some(schema) = schema.as_object_mut() else {
+        return;
+    };
+    if below_a_list {
+        schema.remove("default");
+    }
+    if let Some(items) = schema.get_mut("items") {
+        strip_defaults(items, true);
+    }
+    if let Some(values) = schema.get_mut("additionalProperties") {
+        strip_defaults(values, below_a_list);
+    }
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for property in properties.into_iter().flat_map(|map| map.values_mut()) {
+        strip_defaults(property, below_a_list);
     }
 }
 

@@ -40,6 +40,9 @@ pub const GROUP: &str = "entrapostgres.io";
 /// What is sent to a server: no message can have a NUL, and one that has stops the work of all.
 const NO_NUL: &str = r"^[^\x00]+$";
 
+/// `PostgreSQL` cuts longer names, so that none can be meant.
+const A_NAME: &str = "size(bytes(self)) <= 63";
+
 /// A span of time as Go prints it: `30s`, `20m`, `1h30m`.
 pub use kube::core::Duration;
 

@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DURATION, DefaultPrivilege, Duration, Grant, Identity, MemberOf, Mode, NO_NUL, POSITIVE,
-    PrivilegePolicy, RoleOptions, SecretKeyRef, TokenEndpoint, TokenSecret,
+    A_NAME, DURATION, DefaultPrivilege, Duration, Grant, Identity, MemberOf, Mode, NO_NUL,
+    POSITIVE, PrivilegePolicy, RoleOptions, SecretKeyRef, TokenEndpoint, TokenSecret,
 };
 
 /// A Microsoft Entra principal that is a role on an Azure Database for PostgreSQL flexible server.
@@ -103,9 +103,11 @@ pub struct EntraPostgresPrincipalSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["role".into()]))]
     pub member_of: Vec<MemberOf>,
     /// Privileges on databases, schemas and objects. What is removed here is taken away if this object
-    /// had given it.
+    /// had given it. At most 2048 names in all; an entry without names counts as one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
+    #[x_kube(validation = Rule::new("self.map(grant, has(grant.names) ? size(grant.names) : 1).sum() <= 2048")
+        .message("grants: at most 2048 names in all; give all: true for a schema, or grant to a role without sign-in and list that in memberOf"))]
     pub grants: Vec<Grant>,
     /// Privileges on objects that others will create.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -132,6 +134,7 @@ pub struct EntraPostgresPrincipalSpec {
     /// `tenants.memberOf` must list it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
+    #[x_kube(validation = Rule::new(A_NAME).message("reassignOwnedTo: a name in PostgreSQL has at most 63 bytes"))]
     pub reassign_owned_to: Option<String>,
     /// Whether changes are made. Apply: role and Secret are made as declared. Plan: nothing is changed,
     /// `status.plan` lists the statements that would be sent. Default: Apply.
@@ -276,6 +279,7 @@ pub struct TokenSpec {
     /// The database in the Secret's connection keys. Default: postgres.
     #[serde(default = "default_database")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
+    #[x_kube(validation = Rule::new(A_NAME).message("token.database: a name in PostgreSQL has at most 63 bytes"))]
     pub database: String,
     /// What stands in the Secret as host and port instead of the server's: a read replica, or PgBouncer
     /// on 6432. Only text: the operator never connects to it, and the token is the same.
@@ -326,7 +330,7 @@ pub struct EntraPostgresPrincipalStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`, `RoleSynced`, and with a token `TokenIssued` and (unless `verifyLogin: Never`)
-    /// `LoginVerified`; `Reconciling` and `Stalled` only while true.
+    /// `LoginVerified`; `Reconciling`, `Stalled` and `Suspended` only while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -6,14 +6,15 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::NO_NUL;
+use super::{A_NAME, NO_NUL};
 
 /// Attributes and settings of the role, as CREATE ROLE and ALTER ROLE know them.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RoleOptions {
     /// Whether the role may sign in. Default: true. A role that a database administrator set to NOLOGIN stays so and
-    /// is reported, until annotation `entrapostgres.io/restore` gets a new value.
+    /// is reported, until they or the server's owner open it: annotation `entrapostgres.io/restore` of the
+    /// EntraPostgresServer.
     #[serde(default = "yes")]
     pub login: bool,
     /// How many sessions the role may have at once; -1: any number. Absent: left as it is, and set back
@@ -57,6 +58,7 @@ pub struct RoleOptions {
 pub struct MemberOf {
     /// Exact name of the other role. The server's `tenants.memberOf` must list it.
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
+    #[x_kube(validation = Rule::new(A_NAME).message("memberOf.role: a name in PostgreSQL has at most 63 bytes"))]
     pub role: String,
     /// Whether its privileges are used without SET ROLE. False needs PostgreSQL 16. Default: true.
     #[serde(default = "yes")]
@@ -89,15 +91,19 @@ pub struct MemberOf {
     validation = Rule::new("!has(self.objects) || self.objects != 'Sequences' || self.privileges.all(p, p in ['USAGE', 'SELECT', 'UPDATE'])")
         .message("grants: on sequences there are USAGE, SELECT, UPDATE"),
     validation = Rule::new("!has(self.objects) || self.objects != 'Functions' || self.privileges.all(p, p == 'EXECUTE')")
-        .message("grants: on functions there is EXECUTE")
+        .message("grants: on functions there is EXECUTE"),
+    validation = Rule::new("!has(self.names) || !has(self.objects) || self.objects == 'Functions' || self.names.all(name, size(name) <= 63)")
+        .message("grants.names: a name in PostgreSQL has at most 63 bytes")
 )]
 pub struct Grant {
     /// The database, exact and case-sensitive.
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
+    #[x_kube(validation = Rule::new(A_NAME).message("grants.database: a name in PostgreSQL has at most 63 bytes"))]
     pub database: String,
     /// The schema, exact and case-sensitive. Absent: the privileges are on the database itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
+    #[x_kube(validation = Rule::new(A_NAME).message("grants.schema: a name in PostgreSQL has at most 63 bytes"))]
     pub schema: Option<String>,
     /// The type of objects in the schema. Absent: the privileges are on the schema itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,12 +139,15 @@ pub struct Grant {
 pub struct DefaultPrivilege {
     /// The database, exact and case-sensitive.
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
+    #[x_kube(validation = Rule::new(A_NAME).message("defaultPrivileges.database: a name in PostgreSQL has at most 63 bytes"))]
     pub database: String,
     /// The schema in which the objects will be created.
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
+    #[x_kube(validation = Rule::new(A_NAME).message("defaultPrivileges.schema: a name in PostgreSQL has at most 63 bytes"))]
     pub schema: String,
     /// The role that will create them. The operator's administrator must have its privileges.
     #[schemars(length(min = 1, max = 63), regex(pattern = NO_NUL))]
+    #[x_kube(validation = Rule::new(A_NAME).message("defaultPrivileges.owner: a name in PostgreSQL has at most 63 bytes"))]
     pub owner: String,
     /// The type of objects: Tables (views too), Sequences, or Functions (procedures too).
     pub objects: ObjectType,

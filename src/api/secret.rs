@@ -87,7 +87,9 @@ pub struct SecretTemplate {
     ))]
     #[x_kube(
         validation = Rule::new("self.all(key, size(key) <= 253 && key.matches('^[-._a-zA-Z0-9]+$') && key != '.' && !key.startsWith('..'))")
-            .message("template.data: a key has at most 253 letters, digits, '-', '_' and '.', and does not start with '..'")
+            .message("template.data: a key has at most 253 letters, digits, '-', '_' and '.', and does not start with '..'"),
+        validation = Rule::new("self.map(key, size(self[key])).sum() <= 49152")
+            .message("template.data: at most 49152 characters in all; put what has no placeholder into a ConfigMap")
     )]
     pub data: Option<BTreeMap<String, String>>,
 }

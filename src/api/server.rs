@@ -196,6 +196,11 @@ pub struct Tenant {
     #[schemars(length(max = 3))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub deletion_policies: Vec<DeletionPolicy>,
+    /// Whether the annotation `entrapostgres.io/restore` of a principal lets its role sign in again that a
+    /// database administrator set to NOLOGIN. Absent or false: only the same annotation of this server does,
+    /// which names principals, as in `orders/api=ticket-1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<bool>,
 }
 
 /// A role that principals may be members of.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{EntraPostgresPrincipal, EntraPostgresServer, crds};
 
+mod defaults;
 mod rights;
 mod secret;
 

@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod finalizers;
 mod namespaces;
+mod policies;
 mod secrets;
 mod service_accounts;
 mod status;
@@ -29,6 +30,7 @@ use crate::ports::WriteGate;
 pub use client::{ClientError, connect};
 pub use events::{EventRecorder, EventType};
 pub use finalizers::{FINALIZER, FinalizerChange, Held};
+pub use policies::Forbidden;
 pub use secrets::{SECRET_TYPE, SecretContent, SecretMeta, SecretRead, WriteError};
 
 pub(crate) use error::Call;

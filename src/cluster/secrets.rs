@@ -104,6 +104,29 @@ impl Cluster {
         written(namespace, name, answer)
     }
 
+    /// Makes a Secret without an owner ours, exactly the version that was looked at. Nothing of what it had
+    /// stays but what others hold it by: whoever put it there gains no more than from an absent one.
+    pub async fn take_secret_over(
+        &self,
+        namespace: &str,
+        name: &str,
+        content: &SecretContent,
+        seen: &SecretMeta,
+    ) -> Result<SecretMeta, WriteError> {
+        self.may_write()?;
+        let Secret { data, metadata, .. } = wanted(namespace, name, content);
+        let operations = json!([
+            {"op": "test", "path": "/metadata/uid", "value": seen.uid},
+            {"op": "test", "path": "/metadata/resourceVersion", "value": seen.resource_version},
+            {"op": "test", "path": "/type", "value": SECRET_TYPE},
+            {"op": "add", "path": "/metadata/ownerReferences", "value": metadata.owner_references},
+            {"op": "add", "path": "/metadata/labels", "value": metadata.labels},
+            {"op": "add", "path": "/metadata/annotations", "value": metadata.annotations},
+            {"op": "add", "path": "/data", "value": data},
+        ]);
+        self.patch_json(namespace, name, operations).await
+    }
+
     /// Deletes a Secret of ours, exactly the version that was looked at. Absent counts as deleted.
     pub async fn delete_secret(
         &self,
@@ -157,7 +180,18 @@ impl Cluster {
                 .iter()
                 .map(|path| json!({"op": "remove", "path": path})),
         );
-        let patch = serde_json::from_value(Value::Array(operations))
+        let operations = Value::Array(operations);
+        let meta = self.patch_json(namespace, name, operations).await?;
+        Ok(Some(meta.resource_version))
+    }
+
+    async fn patch_json(
+        &self,
+        namespace: &str,
+        name: &str,
+        operations: Value,
+    ) -> Result<SecretMeta, WriteError> {
+        let patch = serde_json::from_value(operations)
             .map_err(|error| Failure::new(Class::Invalid, Reason::Internal, error.to_string()))?;
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -174,7 +208,7 @@ impl Cluster {
         {
             return Err(changed(namespace, name));
         }
-        written(namespace, name, answer).map(|meta| Some(meta.resource_version))
+        written(namespace, name, answer)
     }
 }
 

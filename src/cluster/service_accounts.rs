@@ -11,8 +11,8 @@ use crate::model::{Class, Failure, Reason, SourceVersion};
 use crate::ports::{CredentialSource, KeyPair, SecretValue, ServiceAccountFacts};
 
 /// The token is used at once. It lives so long that Entra takes it although its clock is ten minutes
-/// ahead of the API server's.
-const LIFE_SECONDS: i64 = 1200;
+/// ahead of the API server's. The chart's admission policy allows no more.
+pub(super) const LIFE_SECONDS: i64 = 1200;
 /// What to do about a Secret that is not as it should be.
 const CHANGE: &str = "create it, or change the secretRef of the identity";
 

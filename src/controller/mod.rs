@@ -3,16 +3,21 @@
 pub mod feed;
 mod finalizers;
 pub mod index;
+mod kept;
+pub mod mailbox;
+pub mod policies;
 pub mod principal;
 pub mod server;
+pub mod tasks;
 #[cfg(test)]
 mod testing;
+pub mod turns;
 pub mod watches;
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -20,14 +25,16 @@ use kube::runtime::controller::Action;
 
 use crate::cluster::{Cluster, EventRecorder};
 use crate::model::report::{
-    CONNECTED, LOGIN_VERIFIED, READY, RECONCILING, ROLE_SYNCED, STALLED, TOKEN_ISSUED,
+    CONNECTED, LOGIN_VERIFIED, Note, READY, RECONCILING, ROLE_SYNCED, STALLED, SUSPENDED,
+    TOKEN_ISSUED,
 };
 use crate::model::{Class, Failure, ObjectKey, Reason};
 use crate::ports::{Clock, TokenSource};
 use crate::postgres::Sessions;
 use crate::settings::Settings;
-use crate::telemetry::{ConditionStatus, Metrics, ObjectKind, ReconcileResult};
+use crate::telemetry::{ConditionStatus, Heartbeats, Metrics, ObjectKind, ReconcileResult};
 use index::Index;
+use turns::{Priority, Turns};
 
 /// What every reconcile may use.
 pub struct Context {
@@ -41,6 +48,10 @@ pub struct Context {
     pub index: Arc<Index>,
     /// The operator's configuration.
     pub settings: Arc<Settings>,
+    /// Which passes go on at the same time.
+    pub turns: Turns,
+    /// Where the controllers show that they work.
+    pub heartbeats: Heartbeats,
     /// Where results are shown.
     pub reporter: Reporter,
 }
@@ -83,13 +94,12 @@ impl Reporter {
     }
 }
 
-/// Whether an object is not ready because somebody wants it so: suspended, or in mode Plan.
+/// Whether somebody wants nothing to be done about an object: it is suspended, or in mode Plan.
 fn is_paused(conditions: &[Condition]) -> bool {
-    let mut ready = conditions
-        .iter()
-        .filter(|condition| condition.type_ == READY);
-    let wanted = [Reason::Suspended, Reason::PlanOnly].map(|reason| reason.to_string());
-    ready.any(|ready| wanted.contains(&ready.reason))
+    let plan = Reason::PlanOnly.to_string();
+    conditions.iter().any(|condition| {
+        condition.type_ == SUSPENDED || (condition.type_ == READY && condition.reason == plan)
+    })
 }
 
 /// How a pass counts in the metrics.
@@ -115,10 +125,52 @@ impl fmt::Display for Never {
 
 impl std::error::Error for Never {}
 
+/// A transition in the log, as the event has it.
+fn log_note(object: &ObjectKey, note: &Note) {
+    let Note {
+        reason,
+        note: text,
+        warning,
+    } = note;
+    if *warning {
+        tracing::warn!(%object, reason, "{text}");
+    } else {
+        tracing::info!(%object, reason, "{text}");
+    }
+}
+
+/// A controller works as long as it looks at its sign of life at least this often.
+pub const BEAT_LATE: Duration = Duration::from_secs(600);
+/// How often it does while all is well.
+const BEAT: Duration = Duration::from_secs(60);
+
+/// The controller's sign of life went all the way through it: watch store, queue, and the turns of passes.
+async fn beat(kind: ObjectKind, ctx: &Context) -> Action {
+    let turn = ctx.turns.take("", Priority::Usual, 0).await;
+    ctx.heartbeats.beat(heartbeat_of(kind));
+    drop(turn);
+    Action::requeue(BEAT)
+}
+
+/// By what a controller is known among the signs of life.
+pub fn heartbeat_of(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Principal => "the controller of principals",
+        ObjectKind::Server => "the controller of servers",
+    }
+}
+
 /// Runs one reconcile so that a panic harms this object only: kube would end the whole controller.
-async fn guarded(key: &ObjectKey, work: impl Future<Output = Action>) -> Action {
+async fn guarded(
+    kind: ObjectKind,
+    key: &ObjectKey,
+    metrics: &Metrics,
+    work: impl Future<Output = Action>,
+) -> Action {
+    let started = Instant::now();
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(object = %key, "a defect of the operator ended this reconcile; it is tried again");
+        metrics.reconciled(kind, ReconcileResult::Panicked, started.elapsed());
         Action::requeue(Duration::from_secs(60))
     })
 }
@@ -142,7 +194,7 @@ mod tests {
             last_transition_time: Time(Timestamp::UNIX_EPOCH),
         };
         for (type_, reason, paused) in [
-            (READY, "Suspended", true),
+            (SUSPENDED, "Suspended", true),
             (READY, "PlanOnly", true),
             (READY, "ServerUnreachable", false),
             (STALLED, "Suspended", false),
@@ -155,9 +207,17 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_one_reconcile_is_a_later_try_of_that_object_only() {
         let key = ObjectKey::new("orders", "api");
-        let action = guarded(&key, async { panic!("a defect") }).await;
+        let metrics = Metrics::new();
+        let kind = ObjectKind::Principal;
+        let action = guarded(kind, &key, &metrics, async { panic!("a defect") }).await;
         assert_eq!(action, Action::requeue(Duration::from_secs(60)));
-        let action = guarded(&key, async { Action::await_change() }).await;
+        // Red when: guarded() does not count it.
+        assert!(
+            metrics.text().contains("result=\"panicked\"} 1"),
+            "{}",
+            metrics.text()
+        );
+        let action = guarded(kind, &key, &metrics, async { Action::await_change() }).await;
         assert_eq!(action, Action::await_change());
     }
 }

@@ -9,8 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 
+use super::feed::heartbeat;
 use super::index::key_of;
-use super::{Context, Never, finalizers, guarded, result_of};
+use super::{Context, Never, beat, finalizers, guarded, log_note, result_of};
 use crate::api::{EntraPostgresServer, EntraPostgresServerStatus, Unmanaged};
 use crate::cluster::EventType;
 use crate::model::report::{self, ServerFacts, ServerOutcome, notes};
@@ -27,11 +28,15 @@ const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(5);
 const LOOK_AGAIN_FAILED: SignedDuration = SignedDuration::from_secs(25);
 
 /// Brings one server's session to what is declared, and shows its state.
-pub async fn reconcile(
-    object: Arc<EntraPostgresServer>,
-    ctx: Arc<Context>,
-) -> Result<Action, Never> {
-    Ok(guarded(&key_of(object.as_ref()), once(&object, &ctx)).await)
+pub async fn reconcile(key: ObjectKey, ctx: Arc<Context>) -> Result<Action, Never> {
+    if key == heartbeat() {
+        return Ok(beat(ObjectKind::Server, &ctx).await);
+    }
+    let Some(object) = ctx.index.server_object(&key) else {
+        return Ok(Action::await_change());
+    };
+    let work = Box::pin(once(&object, &ctx));
+    Ok(guarded(ObjectKind::Server, &key, &ctx.reporter.metrics, work).await)
 }
 
 async fn once(object: &EntraPostgresServer, ctx: &Context) -> Action {
@@ -84,7 +89,13 @@ async fn told(
     ctx.reporter
         .metrics
         .reconciled(ObjectKind::Server, result, started.elapsed());
-    let wait = again.map_or(wait, |again| again.min(wait));
+    let now = ctx.reporter.clock.now();
+    let status = ctx.index.server_status(object).0;
+    let stalls = report::stalls_at(&status.conditions, now).map(|at| at.duration_since(now));
+    let wait = again
+        .into_iter()
+        .chain(stalls)
+        .fold(wait, SignedDuration::min);
     Action::requeue(wait.try_into().unwrap_or_default())
 }
 
@@ -143,6 +154,9 @@ fn is_held(server: &ObjectKey, ctx: &Context) -> bool {
 }
 
 fn facts(session: &Session, host: &str, port: u16) -> Result<ServerFacts, Failure> {
+    if let (State::Connected(_), Some(failure)) = (session.state(), session.unread()) {
+        return Err(failure);
+    }
     match session.state() {
         State::Connected(catalog) if catalog.read_only => Err(read_only(host)),
         State::Connected(catalog) => Ok(ServerFacts {
@@ -249,7 +263,10 @@ async fn show(
         .apply_status::<EntraPostgresServer, _>(&key, &uid, &status)
         .await
     {
-        tracing::warn!(object = %key, "could not write the status: {failure}");
+        // Who does not lead any more has nothing to write.
+        if failure.reason != Reason::NotLeader {
+            tracing::warn!(object = %key, "could not write the status: {failure}");
+        }
         return Some(SignedDuration::from_secs(5));
     }
     ctx.index.wrote_server_status(object, status.clone(), now);
@@ -259,7 +276,7 @@ async fn show(
         } else {
             EventType::Normal
         };
-        tracing::info!(object = %key, reason = note.reason, "{}", note.note);
+        log_note(&key, &note);
         let reference = object.object_ref(&());
         ctx.reporter
             .events
@@ -277,7 +294,9 @@ fn totals_wait(
 ) -> Option<SignedDuration> {
     let only_totals = without_totals(old) == without_totals(new);
     let wait = TOTALS_EVERY - now.duration_since(written);
-    (only_totals && wait.is_positive()).then_some(wait)
+    // More than that is left only where the clock was set back.
+    let waits = wait.is_positive() && wait <= TOTALS_EVERY;
+    (only_totals && waits).then_some(wait)
 }
 
 /// A status without what may change with every principal.

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::mpsc::unbounded_channel;
 
-use super::index::{Clusters, Index, Listening, Wakes};
+use super::index::{Clusters, Index, Wakes};
+use super::turns::Turns;
 use super::{Context, Reporter};
 use crate::api::{EntraPostgresPrincipal, EntraPostgresServer};
 use crate::clock::SystemClock;
@@ -54,11 +55,7 @@ pub(super) fn sessions() -> Arc<Sessions> {
 }
 
 pub(super) fn index() -> Index {
-    let wakes = Wakes {
-        principals: unbounded_channel().0,
-        servers: unbounded_channel().0,
-        listening: Listening::default(),
-    };
+    let wakes = Wakes::default();
     let clusters = Clusters {
         own: "here".to_owned(),
         former: Vec::new(),
@@ -77,6 +74,8 @@ pub(super) fn context(
         tokens: Arc::new(NoTokens),
         index: Arc::new(index()),
         settings: Arc::new(settings()),
+        turns: Turns::default(),
+        heartbeats: crate::telemetry::Heartbeats::default(),
         reporter: Reporter {
             events: EventRecorder::new(cluster.clone(), "epo-0", metrics.clone()),
             metrics,

@@ -4,17 +4,35 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{Config, Error as WatchError, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use super::kept::Kept;
+use super::tasks::Tasks;
+use crate::http::Readiness;
 use crate::model::ObjectKey;
+use crate::telemetry::Heartbeats;
+
+/// So long a watch may bring neither an event nor a bookmark; the API server sends one of these every
+/// minute or so, and ends a watch after five.
+const SILENT: Duration = Duration::from_secs(600);
+/// So many objects are listed at a time: each may have 1.5 MB, and all of a page are in memory at once.
+const PAGE: u32 = 20;
+/// The first pause after a watch was interrupted; doubled each time.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The longest: a kind that is installed after the operator is seen within seconds.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Whoever has been well for so long begins with the first pause again.
+const WELL: Duration = Duration::from_secs(120);
 
 /// What happened to an object.
 #[derive(Debug)]
@@ -48,7 +66,7 @@ pub struct Synced {
 /// What the API server sends of an object.
 pub trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send {
     /// What we make of it.
-    type Object: Resource<DynamicType = ()>;
+    type Object: Resource<DynamicType = ()> + Kept;
 
     /// The object, or why this operator cannot read it.
     fn read(self) -> Result<Self::Object, String>;
@@ -57,7 +75,7 @@ pub trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned
 /// Whole objects: one that cannot be read, made for a newer operator perhaps, stops no other.
 impl<K> Watched for DeserializeGuard<K>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send,
+    K: Resource<DynamicType = ()> + Kept + Clone + Debug + DeserializeOwned + Send,
 {
     type Object = K;
 
@@ -79,12 +97,21 @@ where
     }
 }
 
-/// Watches one kind in each of the scopes. `prune` drops what nobody reads, `handle` takes each
-/// change in order.
+/// Where a watch shows how it is.
+#[derive(Clone, Debug)]
+pub struct Signs {
+    /// Each event and bookmark.
+    pub heartbeats: Heartbeats,
+    /// A kind that the cluster does not know.
+    pub readiness: Readiness,
+}
+
+/// Watches one kind in each of the scopes; `handle` takes each change in order.
 pub fn watch<W>(
-    tasks: &mut JoinSet<()>,
+    tasks: &mut Tasks,
     scopes: Vec<Api<W>>,
     config: &Config,
+    signs: &Signs,
     handle: impl Fn(Change<W::Object>) + Clone + Send + 'static,
 ) -> Vec<Synced>
 where
@@ -95,32 +122,104 @@ where
     for api in scopes {
         let (told, listed) = watch::channel(Listed::Awaited);
         let namespace = api.namespace().map(str::to_owned);
+        let place = namespace
+            .as_ref()
+            .map_or_else(String::new, |name| format!(" in namespace {name}"));
+        let name = format!("the watch of {}{place}", W::plural(&()));
+        signs
+            .heartbeats
+            .expect(api.resource_url(), name.clone(), SILENT);
         synced.push(Synced { namespace, listed });
-        tasks.spawn(follow(api, config.clone(), handle.clone(), told));
+        let config = config.clone().page_size(PAGE);
+        let follow = follow(api, config, signs.clone(), handle.clone(), told);
+        tasks.spawn(name, follow);
     }
     synced
+}
+
+/// The pauses between two attempts of a watch.
+struct Pauses {
+    next: Duration,
+    last: Option<Instant>,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self {
+            next: PAUSE,
+            last: None,
+        }
+    }
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        if self.last.is_some_and(|last| last.elapsed() > WELL) {
+            self.next = PAUSE;
+        }
+        self.last = Some(Instant::now());
+        let pause = self.next;
+        self.next = (pause * 2).min(LONGEST_PAUSE);
+        Some(pause)
+    }
+}
+
+/// An event is no proof that all is well: a list begins with one before it is asked for.
+impl Backoff for Pauses {
+    fn reset(&mut self) {}
+}
+
+/// What is missing when the cluster does not know a kind.
+fn unknown_kind<W: Watched>() -> String {
+    format!(
+        "the CustomResourceDefinition of {} ({})",
+        W::plural(&()),
+        W::api_version(&())
+    )
+}
+
+fn is_unknown(error: &WatchError) -> bool {
+    match error {
+        WatchError::InitialListFailed(kube::Error::Api(status))
+        | WatchError::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
+    }
 }
 
 async fn follow<W: Watched + 'static>(
     api: Api<W>,
     config: Config,
+    signs: Signs,
     handle: impl Fn(Change<W::Object>),
     told: watch::Sender<Listed>,
 ) {
+    let url = api.resource_url().to_owned();
     let namespace = api.namespace().map(str::to_owned);
     let mut known = Known {
         objects: HashMap::new(),
         listing: None,
     };
-    let mut events = watcher(api, config).default_backoff().boxed();
+    let mut events = watcher(api, config).backoff(Pauses::default()).boxed();
     while let Some(event) = events.next().await {
+        // Also an error: it is tried again, and a new process would not do better.
+        signs.heartbeats.beat(&url);
         match event {
             Ok(event) => {
                 let listed = matches!(event, Event::InitDone);
+                if !matches!(event, Event::Init) {
+                    signs.readiness.done(&unknown_kind::<W>());
+                }
                 known.take(event).into_iter().for_each(&handle);
                 if listed {
                     told.send_replace(Listed::Done);
                 }
+            }
+            Err(error) if is_unknown(&error) => {
+                signs.readiness.lacks(unknown_kind::<W>());
+                tracing::error!(kind = %W::kind(&()), "the cluster does not know {}: install {}",
+                    W::plural(&()), unknown_kind::<W>());
             }
             // One namespace that is gone, or lost its Role, must not hold back all others.
             Err(WatchError::InitialListFailed(kube::Error::Api(status)))
@@ -214,11 +313,8 @@ fn key_of(object: &impl ResourceExt) -> ObjectKey {
     ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any())
 }
 
-fn pruned<K: Resource<DynamicType = ()>>(mut object: K) -> (ObjectKey, Arc<K>) {
-    object.managed_fields_mut().clear();
-    object
-        .annotations_mut()
-        .remove("kubectl.kubernetes.io/last-applied-configuration");
+fn pruned<K: Resource<DynamicType = ()> + Kept>(mut object: K) -> (ObjectKey, Arc<K>) {
+    object.shrink();
     (
         ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any()),
         Arc::new(object),
@@ -232,6 +328,17 @@ mod tests {
 
     use super::*;
     use crate::cluster::testing::{Answer, client};
+
+    impl Kept for ConfigMap {
+        fn shrink(&mut self) {}
+    }
+
+    fn signs() -> Signs {
+        Signs {
+            heartbeats: Heartbeats::default(),
+            readiness: Readiness::default(),
+        }
+    }
 
     fn object(name: &str) -> DeserializeGuard<ConfigMap> {
         let metadata = ObjectMeta {
@@ -265,9 +372,9 @@ mod tests {
         });
         let scope = |name| Api::<DeserializeGuard<ConfigMap>>::namespaced(client.clone(), name);
         let scopes = vec![scope("gone"), scope("there")];
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::default();
         let mut listed = Vec::new();
-        for mut each in watch(&mut tasks, scopes, &Config::default(), |_| ()) {
+        for mut each in watch(&mut tasks, scopes, &Config::default(), &signs(), |_| ()) {
             let told = each.listed.wait_for(|listed| *listed != Listed::Awaited);
             let told = *told.await.expect("it goes on");
             listed.push((each.namespace.unwrap_or_default(), told));

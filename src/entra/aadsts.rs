@@ -18,7 +18,7 @@ impl Asked {
             .about_no_assertion(code)
             .or_else(|| self.about_proof(code))
             .or_else(|| self.about_client(code))
-            .unwrap_or_else(|| (Reason::EntraRefused, "refused the identity".to_owned()));
+            .unwrap_or_else(|| (Reason::EntraRefused, self.refused_as_it_was_shown()));
         self.denied(reason, &advice, &quote)
     }
 
@@ -28,10 +28,13 @@ impl Asked {
         let about_assertions = matches!(
             code,
             70021
+                | 70025
                 | 700_211
                 | 700_212
                 | 700_213
                 | 7_002_131
+                | 7_002_137
+                | 7_002_138
                 | 700_024
                 | 700_027
                 | 50027
@@ -56,13 +59,16 @@ impl Asked {
         };
         let client = self.client();
         Some(match code {
-            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 | 700_027 | 50027 | 50012
-            | 7_000_214 | 1_000_502
+            70021 | 70025 | 700_211 | 700_212 | 700_213 | 7_002_131 | 7_002_137 | 7_002_138
+            | 700_027 | 700_030 | 50012 | 50013 | 50017 | 50027 | 7_000_214 | 1_000_502
                 if self.thumbprint.is_some() =>
             {
                 (ClientCertificateInvalid, self.registration())
             }
-            70021 | 700_211 | 700_212 | 700_213 | 7_002_131 => {
+            70021 | 70025 | 700_211 | 700_212 | 700_213 | 7_002_131 | 7_002_137 | 7_002_138 => {
+                (FederatedCredentialMissing, self.federation())
+            }
+            50012 | 50013 if self.subject.is_some() => {
                 (FederatedCredentialMissing, self.federation())
             }
             700_024 => {
@@ -112,6 +118,13 @@ impl Asked {
                 ClientSecretInvalid,
                 format!("says the client secret of {client} has ended: make a new one, store it"),
             ),
+            7_000_216 | 7_000_218 | 7_000_219 => (
+                EntraRefused,
+                format!(
+                    "saw no credential of {client} in the request: look for a proxy between that \
+                     changes requests"
+                ),
+            ),
             _ => return None,
         })
     }
@@ -123,16 +136,64 @@ impl Asked {
         let resource = self.cloud.resource();
         let client = self.client();
         Some(match code {
-            700_016 | 700_011 => (
+            7_000_229 => (
+                ApplicationNotFound,
+                format!(
+                    "has no service principal of application {client} in that tenant: make one \
+                     (az ad sp create --id {client}), or correct the tenant id"
+                ),
+            ),
+            50194 => (
+                ApplicationNotFound,
+                format!(
+                    "says application {client} is of another tenant and for that one only: correct the \
+                     tenant id"
+                ),
+            ),
+            700_016 | 700_011 | 70001 => (
                 ApplicationNotFound,
                 format!(
                     "has no application {client} in that tenant: correct client id or tenant id, \
                      or the cloud (now {cloud})"
                 ),
             ),
-            90002 | 900_023 | 900_021 => (
+            90002 | 900_023 | 900_021 | 50059 | 50128 | 90019 => (
                 TenantNotFound,
                 format!("has no such tenant in cloud {cloud}: correct the tenant id or the cloud"),
+            ),
+            50049 | 90038 | 900_382 => (
+                TenantNotFound,
+                format!(
+                    "is not the Entra of that tenant: it belongs to another cloud than {cloud}: correct \
+                     the tenant id, or the cloud of the server"
+                ),
+            ),
+            5_000_225 => (
+                EntraRefused,
+                "says that tenant was blocked for inactivity: an administrator of the tenant has to \
+                 reactivate it"
+                    .to_owned(),
+            ),
+            500_014 => (
+                EntraRefused,
+                format!(
+                    "says the service principal of {resource} is disabled in that tenant: enable it \
+                     (Azure Database for PostgreSQL, 123cd850-d9df-40bd-94d5-c9f07b7fa203)"
+                ),
+            ),
+            501_051 | 50105 => (
+                EntraRefused,
+                format!(
+                    "lets only assigned applications use {resource} in that tenant, and {client} is \
+                     none: assign it, or switch assignment off at the enterprise application Azure Database \
+                     for PostgreSQL"
+                ),
+            ),
+            500_021 | 500_212 => (
+                EntraRefused,
+                "may not be used for that tenant from this network: allow the tenant in the proxy's \
+                 tenant restrictions"
+                    .to_owned(),
             ),
             500_011 | 50001 => (
                 EntraRefused,
@@ -142,7 +203,7 @@ impl Asked {
                      is missing in the tenant"
                 ),
             ),
-            53003 => (
+            53003 | 53000 | 53001 | 53011 | 50131 | 530_032 | 530_035 => (
                 EntraRefused,
                 format!("blocks {client} by Conditional Access: exclude it from that policy"),
             ),
@@ -156,6 +217,12 @@ impl Asked {
             7_000_112 => (
                 EntraRefused,
                 format!("says application {client} is disabled: enable it"),
+            ),
+            1_002_016 | 1_002_012 => (
+                EntraRefused,
+                "does not take this version of TLS: look for a proxy between that speaks TLS 1.1 or \
+                 older"
+                    .to_owned(),
             ),
             _ => return None,
         })
@@ -172,6 +239,29 @@ impl Asked {
         Failure::new(Class::Denied, reason, message)
     }
 
+    /// For a number that is in no table: all that Entra was shown, so that it can be compared.
+    fn refused_as_it_was_shown(&self) -> String {
+        let client = self.client();
+        let shown = match (&self.subject, &self.thumbprint) {
+            (Some(Subject { issuer, subject }), _) => {
+                let audience = &self.cloud.federated_audience;
+                format!(
+                    ", which was shown a token with issuer {issuer}, subject {subject} and audience \
+                     {audience}"
+                )
+            }
+            (None, Some(thumbprint)) => {
+                format!(", which was shown the certificate with thumbprint {thumbprint}")
+            }
+            (None, None) if self.with_secret => ", which was shown its client secret".to_owned(),
+            (None, None) => String::new(),
+        };
+        let cloud = &self.cloud.name;
+        format!(
+            "of cloud {cloud} refused {client}{shown}: look the number up in Entra's list of error codes"
+        )
+    }
+
     fn federation(&self) -> String {
         let client = self.client();
         let audience = &self.cloud.federated_audience;
@@ -182,8 +272,8 @@ impl Asked {
             },
         );
         format!(
-            "has no federated credential that fits on client {client}: add one with {with} to that \
-             app registration or managed identity; a new one works after some minutes"
+            "has no federated credential that fits on client {client}: add one with {with}, letter by letter, \
+             to that app registration or managed identity; a new one works after some minutes"
         )
     }
 

@@ -1,25 +1,28 @@
-//! Serves orders for tokens: one exchange each, in order of urgency, behind the gate of its
-//! authority. Keeps no token, and does not decide who may use which identity.
+//! Serves orders for tokens: one exchange each, when the limiter of its authority gives it a place. Keeps no token, and does not decide who may use which identity.
 
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
+use tokio::sync::Semaphore;
 
+use super::breaker::Signal;
 use super::claims::{self, Subject};
 use super::credential::{self, Proof};
 use super::error::{self, Asked};
 use super::flights::Flights;
-use super::gate::Verdict;
 use super::lane::{Lane, Lanes};
+use super::limiter::Priority;
 use super::network::Network;
-use super::queue::Place;
 use super::resolve::{self, Applicant, OperatorEnvironment, Source};
-use super::stats::{ExchangeKind, Outcome, Stats};
+use super::stats::{Outcome, Stats};
 use super::transport::{Problem, Record};
 use crate::model::{Class, Failure, Reason};
 use crate::ports::{AccessToken, Clock, CredentialSource, TokenOrder, TokenSource};
+
+/// How many orders read their service account or Secret at the same time.
+const MOST_READS: usize = 16;
 
 /// What a broker is made of.
 pub struct BrokerOptions {
@@ -52,6 +55,7 @@ struct Desk {
     credentials: Arc<dyn CredentialSource>,
     clock: Arc<dyn Clock>,
     environment: OperatorEnvironment,
+    reads: Semaphore,
     stats: Arc<Stats>,
 }
 
@@ -72,6 +76,7 @@ impl Broker {
                 credentials,
                 clock,
                 environment,
+                reads: Semaphore::new(MOST_READS),
                 stats: Arc::default(),
             }),
             lanes: Lanes::new(concurrency, network),
@@ -100,16 +105,12 @@ impl TokenSource for Broker {
         let desk = Arc::clone(&self.desk);
         let kind = resolve::kind(&order.identity, &desk.environment);
         let lane = self.lanes.of(kind, &order.cloud);
-        lane.gate.check()?;
-        let place = lane.queue.enter(order.urgency).await;
-        // It may have closed while this order waited.
-        lane.gate.check()?;
-        let credentials = desk.credentials.as_ref();
-        let applicant = resolve::resolve(&order, credentials, &desk.environment).await?;
+        let (priority, rank) = Priority::of(order.urgency, desk.clock.now());
+        lane.limiter.check(&order.namespace, priority)?;
+        let applicant = desk.resolve(&order).await?;
         let (key, version) = (applicant.key(&order), applicant.version());
-        let flight = self
-            .flights
-            .join_or_start(key, || desk.serve(lane, place, order, applicant).boxed());
+        let serve = || desk.serve(lane, (priority, rank), order, applicant).boxed();
+        let flight = self.flights.join_or_start(key, serve);
         flight.await.map_err(|failure| Failure {
             proof: version.filter(|_| failure.class == Class::Denied),
             ..failure
@@ -118,17 +119,24 @@ impl TokenSource for Broker {
 }
 
 impl Desk {
-    /// One exchange, from the gate to the checked token.
+    /// Reads what the order names, few at a time: a crowd must not hold all of Kubernetes' attention.
+    async fn resolve(&self, order: &TokenOrder) -> Result<Applicant, Failure> {
+        // An error cannot happen: the semaphore is never closed.
+        let _read = self.reads.acquire().await.ok();
+        resolve::resolve(order, self.credentials.as_ref(), &self.environment).await
+    }
+
+    /// One exchange, from the queue to the checked token.
     async fn serve(
         self: Arc<Self>,
         lane: Arc<Lane>,
-        mut place: Place,
+        (priority, rank): (Priority, i64),
         order: TokenOrder,
         applicant: Applicant,
     ) -> Result<AccessToken, Failure> {
         let mut asked = applicant.asked(&order);
-        let caller = caller(&lane, &applicant);
-        let pass = lane.gate.enter(&caller).await?;
+        let caller = applicant.caller(&order.namespace);
+        let place = lane.limiter.enter(caller, (priority, rank)).await?;
         let tenant = applicant.tenant.clone();
         let proof = self.proof(&order, applicant, &mut asked).await?;
         if let Some(pace) = &lane.pace {
@@ -136,13 +144,8 @@ impl Desk {
         }
         place.begin();
         let answer = self.exchange(&lane, &order, proof, &asked).await;
-        let verdict = answer
-            .as_ref()
-            .err()
-            .map_or(Verdict::Answers, error::verdict);
-        pass.report(verdict);
-        place.end(verdict == Verdict::Answers);
-        let checked = answer.and_then(|text| {
+        place.end(answer.as_ref().err().map_or(Signal::Answered, |it| it.1));
+        let checked = answer.map_err(|(failure, _)| failure).and_then(|text| {
             let tenant = Some(tenant.as_str());
             claims::check(
                 text,
@@ -162,7 +165,7 @@ impl Desk {
         order: &TokenOrder,
         proof: Proof,
         asked: &Asked,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, (Failure, Signal)> {
         let answer = match lane.client.one_shot() {
             Ok(transport) => credential::exchange(transport, &order.cloud, proof).await,
             Err(problem) => Err(Record::Failed(problem)),
@@ -170,7 +173,11 @@ impl Desk {
         if let Err(Record::Failed(Problem::Certificate(_))) = answer {
             lane.client.forget();
         }
-        answer.map_err(|record| error::failure(asked, &record, self.clock.now()))
+        answer.map_err(|record| {
+            let failure = error::failure(asked, &record, self.clock.now());
+            let signal = error::signal(&record, &failure, asked.managed);
+            (failure, signal)
+        })
     }
 
     /// Fetches what proves the identity, as late as can be.
@@ -237,14 +244,6 @@ impl Desk {
             client,
             jwt,
         })
-    }
-}
-
-/// Whom an authority may ask to slow down alone; the node is one for all.
-fn caller(lane: &Lane, applicant: &Applicant) -> String {
-    match lane.kind {
-        ExchangeKind::Token => format!("{}/{}", applicant.tenant, applicant.client),
-        ExchangeKind::Imds => String::new(),
     }
 }
 

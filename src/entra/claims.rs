@@ -8,11 +8,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Asked;
+use crate::model::quote::quote;
 use crate::model::{Class, Failure, ObjectId, Reason};
 use crate::ports::AccessToken;
 
 /// A shorter life is not worth publishing: before anybody could use the token, it would be over.
 const SHORTEST: SignedDuration = SignedDuration::from_secs(5);
+/// How much of a resource id a message has.
+const LONGEST_RESOURCE: usize = 400;
 /// In the resource ids of user-assigned identities, in lower case.
 const USER_ASSIGNED: &str = "/microsoft.managedidentity/userassignedidentities/";
 
@@ -74,6 +77,7 @@ pub(super) fn check(
     let resource = claims.xms_mirid.unwrap_or_default().to_lowercase();
     if asked.system_assigned && resource.contains(USER_ASSIGNED) {
         let reason = Reason::IdentityNotAssigned;
+        let resource = quote(&resource, LONGEST_RESOURCE);
         return Err(Failure {
             reason,
             ..denied(&format!(

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::breaker::Signal;
 use super::claims::Subject;
 use super::complaint::{self, Complaint};
-use super::gate::Verdict;
 use super::transport::{Answer, Problem, Record, is_success};
 use crate::model::{Class, Cloud, Failure, Reason};
 
@@ -47,14 +47,22 @@ impl fmt::Display for Asked {
     }
 }
 
-/// What the failure says about the other side, for its gate.
-pub(super) fn verdict(failure: &Failure) -> Verdict {
-    match (failure.reason, failure.class) {
-        (Reason::EntraThrottled, _) => {
-            Verdict::Throttles(failure.retry_after.unwrap_or(DEFAULT_THROTTLE))
+/// What an exchange that gave no token says about the other side.
+pub(super) fn signal(record: &Record, failure: &Failure, managed: bool) -> Signal {
+    let throttled = failure.reason == Reason::EntraThrottled;
+    match record {
+        Record::Unsent | Record::Failed(Problem::CaFile(..) | Problem::Unsendable(_)) => {
+            Signal::NotSent
         }
-        (_, Class::Transient) => Verdict::Fails(failure.retry_after),
-        (_, Class::Invalid | Class::Denied | Class::Waiting) => Verdict::Answers,
+        // A node's IMDS counts all requests together.
+        _ if throttled && !managed => {
+            Signal::Throttled(failure.retry_after.unwrap_or(DEFAULT_THROTTLE))
+        }
+        _ if failure.class != Class::Transient => Signal::Answered,
+        // What is between answers so to this request, perhaps not to others.
+        Record::Failed(Problem::Garbled) => Signal::ClientFailed,
+        Record::Answered(answer) if answer.is_of_another(managed) => Signal::ClientFailed,
+        _ => Signal::AuthorityFailed(failure.retry_after),
     }
 }
 
@@ -65,6 +73,19 @@ pub(super) fn failure(asked: &Asked, record: &Record, now: Timestamp) -> Failure
         Record::Failed(problem) => asked.unanswered(problem),
         Record::Sent => asked.unanswered(&Problem::Timeout),
         Record::Unsent => asked.unasked(),
+    }
+}
+
+impl Answer {
+    /// Whether something between answered: with a status that blames the request, and no error of
+    /// Entra or IMDS. 404 and 410 without an error are IMDS's own.
+    fn is_of_another(&self, managed: bool) -> bool {
+        let complaint = Complaint::read(&self.body);
+        let blames = match self.status {
+            404 | 410 => !managed,
+            status => !matches!(status, 408 | 429 | 500..),
+        };
+        blames && complaint.code.is_none() && complaint.error.is_none()
     }
 }
 
@@ -95,6 +116,17 @@ impl Asked {
             )
         };
         let message = format!("{self} could not ask {target}: {advice}");
+        Failure::new(Class::Denied, Reason::EntraUnavailable, message)
+    }
+
+    /// The HTTP library would not send it.
+    fn unsendable(&self, text: &str) -> Failure {
+        let message = format!(
+            "the request of {self} to {} cannot be made ({text}): correct the ids of the identity, or \
+             the operator's configuration of cloud {}",
+            self.target(),
+            self.cloud.name
+        );
         Failure::new(Class::Denied, Reason::EntraUnavailable, message)
     }
 
@@ -190,6 +222,7 @@ impl Asked {
                      NO_PROXY"
                 )
             }
+            Problem::Unsendable(text) => return self.unsendable(text),
             Problem::Garbled => format!(
                 "{target} gave {self} an answer that has no token and cannot be read: look for a \
                  proxy between"

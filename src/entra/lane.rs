@@ -1,15 +1,14 @@
-//! What stands before one authority or IMDS endpoint: its client, its gate, the places for
-//! exchanges at the same time, and for IMDS the pace. Must not know identities.
+//! The way to one authority or IMDS endpoint: its HTTP client, its limiter, and for IMDS the pace.
+//! Must not know identities.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::gate::Gate;
+use super::limiter::Limiter;
 use super::locked;
 use super::network::Network;
 use super::pace::Pace;
-use super::queue::Queue;
 use super::stats::ExchangeKind;
 use super::transport::{Client, Target};
 use crate::model::Cloud;
@@ -24,8 +23,7 @@ const IMDS_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) kind: ExchangeKind,
-    pub(super) queue: Arc<Queue>,
-    pub(super) gate: Arc<Gate>,
+    pub(super) limiter: Arc<Limiter>,
     pub(super) pace: Option<Pace>,
     pub(super) client: Client,
 }
@@ -71,8 +69,7 @@ impl Lane {
         };
         Self {
             kind,
-            queue: Queue::new(places),
-            gate: Gate::new(name),
+            limiter: Limiter::new(name, places),
             pace,
             client,
         }

@@ -2,6 +2,7 @@
 //! Must not decide who may use which identity, and keeps no token once its exchange has ended.
 
 mod aadsts;
+mod breaker;
 mod broker;
 mod certificate;
 mod claims;
@@ -9,11 +10,10 @@ mod complaint;
 mod credential;
 mod error;
 mod flights;
-mod gate;
 mod lane;
+mod limiter;
 mod network;
 mod pace;
-mod queue;
 mod resolve;
 mod stats;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use azure_identity::UserAssignedId;
 
+use super::breaker::Caller;
 use super::certificate::ClientCertificate;
 use super::error::Asked;
 use super::flights::FlightKey;
@@ -18,6 +19,15 @@ use crate::ports::{CredentialSource, ServiceAccountFacts, TokenOrder};
 
 const CLIENT_ANNOTATION: &str = "azure.workload.identity/client-id";
 const TENANT_ANNOTATION: &str = "azure.workload.identity/tenant-id";
+
+/// A tenant is a UUID or a domain name.
+const LONGEST_TENANT: usize = 253;
+/// A client is a UUID.
+const LONGEST_CLIENT: usize = 64;
+/// Entra makes client secrets of 40 characters.
+const LONGEST_SECRET: usize = 4096;
+/// A certificate with its chain, or a private key.
+const LONGEST_PEM: usize = 64 * 1024;
 
 /// The operator's own identity, as its environment says.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -225,6 +235,17 @@ async fn secret(
             Failure::new(Class::Denied, Reason::ClientSecretNotFound, message).proven_by(version),
         );
     }
+    if text.len() > LONGEST_SECRET {
+        let size = text.len();
+        let message = format!(
+            "key {key} of Secret {namespace}/{name} has {size} bytes and a client secret at most \
+             {LONGEST_SECRET}: put the client secret there"
+        );
+        let version = SourceVersion::of(&value.uid, &value.resource_version);
+        return Err(
+            Failure::new(Class::Denied, Reason::ClientSecretInvalid, message).proven_by(version),
+        );
+    }
     let source = Source::Secret {
         name: name.clone(),
         key: key.clone(),
@@ -242,11 +263,19 @@ async fn certificate(
 ) -> Result<Applicant, Failure> {
     let name = &identity.secret_ref.name;
     let pair = credentials.key_pair(namespace, name).await?;
-    let certificate =
-        ClientCertificate::parse(&pair.certificate, &pair.key).map_err(|problem| {
-            let version = SourceVersion::of(&pair.uid, &pair.resource_version);
-            bad_certificate(namespace, name, &problem).proven_by(version)
-        })?;
+    let bad = |problem: String| {
+        let version = SourceVersion::of(&pair.uid, &pair.resource_version);
+        bad_certificate(namespace, name, &problem).proven_by(version)
+    };
+    for (key, text) in [("tls.crt", &pair.certificate), ("tls.key", &pair.key)] {
+        if text.len() > LONGEST_PEM {
+            let size = text.len();
+            return Err(bad(format!(
+                "{key} has {size} bytes and may have {LONGEST_PEM}"
+            )));
+        }
+    }
+    let certificate = ClientCertificate::parse(&pair.certificate, &pair.key).map_err(bad)?;
     let source = Source::Certificate {
         name: name.clone(),
         uid: pair.uid,
@@ -314,6 +343,17 @@ fn incomplete(message: String) -> Failure {
 
 impl Applicant {
     fn new(source: Source, tenant: &str, client: &str) -> Result<Self, Failure> {
+        for (what, text, most) in [
+            ("tenant", tenant, LONGEST_TENANT),
+            ("client", client, LONGEST_CLIENT),
+        ] {
+            if text.len() > most {
+                let size = text.len();
+                return Err(incomplete(format!(
+                    "the {what} id has {size} bytes and may have {most}: correct the {what} id"
+                )));
+            }
+        }
         let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
         // It becomes part of the token endpoint's path.
         if tenant.is_empty() || tenant.starts_with('.') || !tenant.chars().all(name) {
@@ -371,6 +411,19 @@ impl Applicant {
             cloud: order.cloud.name.clone(),
             authority: order.cloud.authority.clone(),
             scope: order.cloud.scope.clone(),
+        }
+    }
+
+    /// Whom a failure is counted for. At IMDS an identity takes the place of a client.
+    pub(super) fn caller(&self, namespace: &str) -> Caller {
+        let client = match &self.source {
+            Source::Node(id) => node_text(id.as_ref()),
+            _ => self.client.clone(),
+        };
+        Caller {
+            namespace: namespace.into(),
+            tenant: self.tenant.as_str().into(),
+            client: client.into(),
         }
     }
 

@@ -52,6 +52,8 @@ pub(super) enum Problem {
     Timeout,
     /// No connection, or it broke.
     Connection(String),
+    /// The HTTP library would not send it: an address that is none, or is too long.
+    Unsendable(String),
     /// An answer that cannot be read.
     Garbled,
 }
@@ -102,7 +104,7 @@ impl Client {
             Target::Authority { .. } => None,
             Target::Imds { endpoint } => {
                 let parsed = Url::parse(endpoint);
-                Some(parsed.map_err(|error| Problem::Connection(error.to_string()))?)
+                Some(parsed.map_err(|error| Problem::Unsendable(error.to_string()))?)
             }
         };
         Ok(OneShot {
@@ -141,7 +143,7 @@ impl Client {
         };
         builder
             .build()
-            .map_err(|error| Problem::Connection(root_cause(&error)))
+            .map_err(|error| Problem::Unsendable(root_cause(&error)))
     }
 }
 
@@ -214,7 +216,7 @@ fn redirect(url: &mut Url, endpoint: &Url) -> Result<(), Problem> {
     let text = || format!("{endpoint} cannot be used as the address of IMDS");
     moved
         .then_some(())
-        .ok_or_else(|| Problem::Connection(text()))
+        .ok_or_else(|| Problem::Unsendable(text()))
 }
 
 async fn read(mut body: AsyncResponseBody) -> Result<Vec<u8>, Problem> {
@@ -231,7 +233,7 @@ async fn read(mut body: AsyncResponseBody) -> Result<Vec<u8>, Problem> {
 
 fn problem(error: &azure_core::Error) -> Problem {
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
-    let mut timeout = false;
+    let (mut timeout, mut unsendable) = (false, false);
     while let Some(error) = next {
         if let Some(tls) = tls_error(error) {
             return match tls {
@@ -241,9 +243,12 @@ fn problem(error: &azure_core::Error) -> Problem {
         }
         let http = error.downcast_ref::<reqwest::Error>();
         timeout |= http.is_some_and(reqwest::Error::is_timeout);
+        unsendable |= http.is_some_and(reqwest::Error::is_builder);
         next = error.source();
     }
-    if timeout {
+    if unsendable {
+        Problem::Unsendable(root_cause(error))
+    } else if timeout {
         Problem::Timeout
     } else {
         Problem::Connection(root_cause(error))

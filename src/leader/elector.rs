@@ -129,7 +129,8 @@ impl Elector {
                 RENEW_EVERY
             }
             Ok(Round::HeldByOther) => {
-                self.step_down("another replica took the lease");
+                let holder = self.waits_for.clone().unwrap_or_default();
+                self.step_down(&format!("{holder} took it and leads now"));
                 LOOK_EVERY
             }
             Err(failure) => self.missed(&failure),
@@ -144,7 +145,9 @@ impl Elector {
                 RETRY_AFTER.min(deadline - Instant::now())
             }
             Until::Deadline(_) => {
-                self.step_down("it could not be renewed in time");
+                self.step_down(&format!(
+                    "it could not be renewed in time, and nobody else is known to lead: {failure}"
+                ));
                 RETRY_AFTER
             }
             Until::Always | Until::Never => LOOK_EVERY,
@@ -163,12 +166,14 @@ impl Elector {
 
     fn step_down(&mut self, why: &str) {
         let was_leading = *self.leadership.0.leading.borrow();
-        self.leadership.let_go();
         if was_leading {
+            self.leadership.lose(why.to_owned());
             self.lost = true;
             self.metrics.leading(false);
             let lease = &self.settings.name;
             tracing::warn!(lease, "lost the lease {lease}: {why}");
+        } else {
+            self.leadership.let_go();
         }
     }
 

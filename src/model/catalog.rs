@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::attribute::{
     Attributes, DatabaseEntry, DatabasePrivileges, Membership, Memberships, TargetFacts,
 };
-use super::marker::MadeFor;
-use super::{DatabaseCatalog, DatabaseInterest, ObjectId, RoleName};
+use super::marker::{MadeFor, Marker, Unreadable};
+use super::{Basis, DatabaseCatalog, DatabaseInterest, ObjectId, RoleName};
 
 /// How a role is bound to an Entra identity, as the server resolved it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +33,14 @@ pub struct RoleFacts {
     pub can_login: bool,
     /// The Entra binding; `None` when the role has no `pgaadauth` label.
     pub label: Option<EntraLabel>,
-    /// The role's comment, raw: our marker or anybody's text.
+    /// The role's comment, raw: our marker or anybody's text. Of one that is too long its beginning.
     pub comment: Option<String>,
+    /// What it has (memberships, settings, privileges on databases) is more than is read: so many bytes.
+    pub too_large: Option<u64>,
+    /// How many bytes a comment has that is too long to be read whole.
+    pub comment_cut: Option<u64>,
+    /// The MD5 of the whole comment: what is changed is changed only while it stays the same.
+    pub comment_md5: Option<String>,
     /// Superuser, REPLICATION or BYPASSRLS. CREATEROLE is in `attributes`.
     pub privileged: bool,
     /// Of the roles it is a direct member of, those that are `azure_pg_admin`, `azuresu` or a `pg_*` role, or
@@ -64,6 +70,34 @@ pub struct OfOthers {
 }
 
 impl RoleFacts {
+    /// The marker in its comment, if it has one.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn marker(&self) -> Result<Option<Marker>, Unreadable> {
+        let read = self.comment.as_deref().map_or(Ok(None), Marker::read);
+        match (self.comment_cut, read) {
+            (Some(bytes), Ok(Some(_)) | Err(_)) => Err(Unreadable(format!(
+                "the comment has {bytes} bytes, more than is read"
+            ))),
+            (_, read) => read,
+        }
+    }
+
+    /// What changes of it are decided on.
+    pub fn basis(&self) -> Basis {
+        if self.comment_cut.is_some() {
+            return Basis::Nothing;
+        }
+        Basis::Comment(self.comment_md5.clone())
+    }
+
+    /// What the server's owner writes to let a comment count as one without a marker.
+    pub fn comment_word(&self) -> Option<String> {
+        let cut = self.comment_cut.map(|bytes| format!("{bytes}-bytes"));
+        self.comment_md5.clone().or(cut)
+    }
+
     /// Whether it has administrative rights of any kind.
     pub fn is_administrative(&self) -> bool {
         self.privileged || self.attributes.create_role || !self.administrative.is_empty()
@@ -334,6 +368,14 @@ impl Catalog {
             facts.memberships = all.collect();
         }
         facts
+    }
+
+    /// Forgets what was covered: whoever looks, asks.
+    pub fn uncover(&mut self) {
+        self.covers.clear();
+        self.covers_ids.clear();
+        self.covers_targets.clear();
+        self.covers_databases.clear();
     }
 
     /// The role, and what of this interest was not asked yet.

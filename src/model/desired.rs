@@ -9,13 +9,18 @@ use kube::ResourceExt;
 use super::refresh::Renew;
 use super::secret::Layout;
 use super::{
-    Ask, Class, DatabaseAsk, DefaultAsk, DefaultsOf, DesiredAttributes, DesiredPrivileges, Failure,
-    Group, Kind, MembershipOptions, ObjectId, ObjectKey, Reason, RoleName,
+    Class, DesiredAttributes, DesiredPrivileges, Failure, MembershipOptions, ObjectId, ObjectKey,
+    Reason, RoleName, sizes,
 };
 use crate::api::{
-    Adoption, DefaultPrivilege, DeletionPolicy, EntraPostgresPrincipal, EntraPostgresPrincipalSpec,
-    Grant, Identity, Mode, PrincipalType, PrivilegePolicy, SecretKeyRef, TokenSpec, VerifyLogin,
+    Adoption, DeletionPolicy, EntraPostgresPrincipal, Identity, Mode, PrincipalType, RoleOptions,
+    SecretKeyRef, TokenSpec, VerifyLogin,
 };
+use rights::Rights;
+
+#[cfg(test)]
+mod properties;
+mod rights;
 
 /// Annotation: the object id to which a role may be bound anew.
 pub const REBIND: &str = "entrapostgres.io/rebind";
@@ -25,6 +30,10 @@ pub const RESTORE: &str = "entrapostgres.io/restore";
 pub const RECONCILE: &str = "entrapostgres.io/reconcile";
 /// Annotation: a new value renews the token now, once.
 pub const RENEW: &str = "entrapostgres.io/renew";
+/// In memory only: what of the role's rights was too large to be kept.
+pub const TOO_LARGE_RIGHTS: &str = "entrapostgres.io/too-large-rights";
+/// In memory only: what of the Secret's template was too large to be kept.
+pub const TOO_LARGE_TEMPLATE: &str = "entrapostgres.io/too-large-template";
 
 /// What an `EntraPostgresPrincipal` declares.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +74,9 @@ pub struct Desired {
     pub admin: bool,
     /// Whether sign-in needs multifactor authentication.
     pub mfa: bool,
+    /// Why what is declared of the role's rights (settings, memberships, privileges, who gets what it owns)
+    /// cannot be: they are empty here then. It is the role's failure and not the token's.
+    pub rights: Result<(), Failure>,
     /// Attributes.
     pub attributes: DesiredAttributes,
     /// Settings for all databases, by name in lower case.
@@ -131,21 +143,11 @@ impl Desired {
                 "a token is not written for users or administrators: remove token",
             ));
         }
-        if let Some((field, text)) = sent(spec).find(|(_, text)| text.contains('\0')) {
-            return Err(invalid(format!(
-                "{field} {text:?} contains a NUL character, which no name on a server has: correct it"
-            )));
-        }
-        let options = spec.role.clone().unwrap_or_default();
-        let member_of = spec.member_of.iter().map(|member| {
-            let options = MembershipOptions {
-                inherit: member.inherit,
-                set: member.set,
-                admin: member.admin,
-            };
-            Ok((RoleName::parse(&member.role)?, options))
-        });
-        let reassign_to = spec.reassign_owned_to.as_deref().map(RoleName::parse);
+        let options = spec.role.as_ref();
+        let (declared, rights) = match Rights::parse(spec) {
+            Ok(rights) => (rights, Ok(())),
+            Err(failure) => (Rights::default(), Err(failure)),
+        };
         let annotation = |name: &str| object.annotations().get(name).cloned();
         Ok(Self {
             object_id_from: (spec.principal.object_id_from.clone())
@@ -154,23 +156,12 @@ impl Desired {
             restore: annotation(RESTORE),
             reconcile: annotation(RECONCILE),
             renew: annotation(RENEW).filter(|value| !value.is_empty()),
-            attributes: DesiredAttributes {
-                login: options.login,
-                connection_limit: options.connection_limit,
-                create_db: options.create_db,
-                create_role: options.create_role,
-                inherit: options.inherit,
-            },
-            settings: (options.settings.unwrap_or_default().into_iter())
-                .map(|(name, value)| (name.to_lowercase(), value))
-                .collect(),
-            member_of: member_of.collect::<Result<_, Failure>>()?,
-            privileges: privileges(
-                &spec.grants,
-                &spec.default_privileges,
-                spec.privilege_policy,
-            )?,
-            reassign_to: reassign_to.transpose()?,
+            attributes: options.map_or_else(DesiredAttributes::default, attributes),
+            rights: too_large(object, TOO_LARGE_RIGHTS).map_or(rights, Err),
+            settings: declared.settings,
+            member_of: declared.member_of,
+            privileges: declared.privileges,
+            reassign_to: declared.reassign_to,
             plan_only: spec.mode == Mode::Plan,
             server: ObjectKey::new(server_namespace, &spec.server_ref.name),
             role: RoleName::parse_wanted(&spec.role_name)?,
@@ -181,10 +172,10 @@ impl Desired {
             adoption: spec.adoption,
             deletion: spec.deletion_policy,
             suspend: spec.suspend,
-            token: spec
-                .token
-                .as_ref()
-                .map(|token| DesiredToken::parse(token, &object.name_any(), &spec.role_name)),
+            token: spec.token.as_ref().map(|token| {
+                let too_large = too_large(object, TOO_LARGE_TEMPLATE);
+                DesiredToken::parse(token, &object.name_any(), &spec.role_name, too_large)
+            }),
             uid: object.uid().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
             created: object
@@ -193,6 +184,32 @@ impl Desired {
                 .as_ref()
                 .map(|time| time.0),
             key: ObjectKey::new(namespace, object.name_any()),
+        })
+    }
+
+    /// What the deletion of an object needs: nothing of its spec but what it deletes. `None`: no server can
+    /// have a role of that name.
+    pub fn of_deleted(object: &EntraPostgresPrincipal) -> Option<Self> {
+        let role = RoleName::parse(&object.spec.role_name).ok()?;
+        let mut rest = object.clone();
+        let spec = &mut rest.spec;
+        // Where nobody can get what it owns, it is dropped only if it owns nothing.
+        let heir = spec.reassign_owned_to.take();
+        let heir = heir.and_then(|heir| RoleName::parse(&heir).ok());
+        if heir.is_none() && spec.deletion_policy == DeletionPolicy::Reassign {
+            spec.deletion_policy = DeletionPolicy::Drop;
+        }
+        "deleted".clone_into(&mut spec.role_name);
+        spec.principal.object_id =
+            (spec.principal.object_id.take()).filter(|id| ObjectId::parse(id).is_some());
+        (spec.token, spec.role) = (None, None);
+        (spec.grants, spec.default_privileges) = (Vec::new(), Vec::new());
+        spec.member_of = Vec::new();
+        let desired = Self::parse(&rest).ok()?;
+        Some(Self {
+            role,
+            reassign_to: heir,
+            ..desired
         })
     }
 
@@ -209,7 +226,7 @@ impl Desired {
 }
 
 impl DesiredToken {
-    fn parse(spec: &TokenSpec, object: &str, role: &str) -> Self {
+    fn parse(spec: &TokenSpec, object: &str, role: &str, too_large: Option<Failure>) -> Self {
         let renew = match (&spec.renew_before, spec.renew_before_percentage) {
             (Some(before), _) => Renew::Before(Duration::from(*before)),
             (None, percentage) => Renew::Percentage(percentage.unwrap_or(33).clamp(1, 66)),
@@ -218,7 +235,7 @@ impl DesiredToken {
         let endpoint = spec.endpoint.as_ref();
         Self {
             identity: spec.identity.clone(),
-            layout: Layout::parse(&spec.secret, &secret, role, &spec.database),
+            layout: too_large.map_or_else(|| layout(spec, &secret, role), Err),
             secret,
             host: endpoint.and_then(|endpoint| endpoint.host.clone()),
             port: endpoint
@@ -231,103 +248,26 @@ impl DesiredToken {
     }
 }
 
-/// All texts that are sent to the server as they are, with their field; what becomes a [`RoleName`] is
-/// checked there. One message for many cannot be sent at all if one of them has a NUL.
-fn sent(spec: &EntraPostgresPrincipalSpec) -> impl Iterator<Item = (&'static str, &String)> {
-    let grants = spec.grants.iter().flat_map(|grant| {
-        let names = grant.names.iter().flatten();
-        let names = names.map(|name| ("grants: name", name));
-        let schema = grant.schema.iter().map(|name| ("grants: schema", name));
-        names
-            .chain(schema)
-            .chain([("grants: database", &grant.database)])
-    });
-    let defaults = spec.default_privileges.iter().flat_map(|default| {
-        [
-            ("defaultPrivileges: database", &default.database),
-            ("defaultPrivileges: schema", &default.schema),
-        ]
-    });
-    let settings = spec
-        .role
-        .iter()
-        .flat_map(|role| role.settings.iter().flatten());
-    let settings = settings.flat_map(|(name, value)| {
-        [
-            ("role.settings: name", name),
-            ("role.settings: value", value),
-        ]
-    });
-    let token = spec.token.iter();
-    grants
-        .chain(defaults)
-        .chain(settings)
-        .chain(token.map(|token| ("token.database", &token.database)))
+fn attributes(options: &RoleOptions) -> DesiredAttributes {
+    DesiredAttributes {
+        login: options.login,
+        connection_limit: options.connection_limit,
+        create_db: options.create_db,
+        create_role: options.create_role,
+        inherit: options.inherit,
+    }
 }
 
-/// Takes grants apart, one privilege at a time.
-fn privileges(
-    grants: &[Grant],
-    defaults: &[DefaultPrivilege],
-    policy: PrivilegePolicy,
-) -> Result<DesiredPrivileges, Failure> {
-    let mut desired = DesiredPrivileges {
-        exclusive: policy == PrivilegePolicy::Exclusive,
-        ..DesiredPrivileges::default()
-    };
-    for grant in grants {
-        let database = &grant.database;
-        let Some(schema) = &grant.schema else {
-            desired
-                .databases
-                .extend(grant.privileges.iter().map(|privilege| DatabaseAsk {
-                    database: database.clone(),
-                    privilege: *privilege,
-                }));
-            continue;
-        };
-        let group = Group {
-            schema: schema.clone(),
-            kind: grant.objects.map_or(Kind::Schema, Kind::from),
-        };
-        let names: Vec<Option<String>> = match (&grant.names, grant.all) {
-            (Some(names), None) => names.iter().cloned().map(Some).collect(),
-            (None, Some(true)) => vec![None],
-            (None, None) if grant.objects.is_none() => vec![Some(schema.clone())],
-            _ => {
-                return Err(invalid(format!(
-                    "grants: an entry for schema {schema:?} of database {database:?} has to give exactly \
-                     one of names and all: true"
-                )));
-            }
-        };
-        for name in names {
-            desired
-                .objects
-                .extend(grant.privileges.iter().map(|privilege| Ask {
-                    database: database.clone(),
-                    group: group.clone(),
-                    name: name.clone(),
-                    privilege: *privilege,
-                }));
-        }
-    }
-    for default in defaults {
-        let of = DefaultsOf {
-            owner: RoleName::parse(&default.owner)?,
-            group: Group {
-                schema: default.schema.clone(),
-                kind: default.objects.into(),
-            },
-        };
-        let asks = default.privileges.iter().map(|privilege| DefaultAsk {
-            database: default.database.clone(),
-            of: of.clone(),
-            privilege: *privilege,
-        });
-        desired.defaults.extend(asks);
-    }
-    Ok(desired)
+fn layout(spec: &TokenSpec, secret: &str, role: &str) -> Result<Layout, Failure> {
+    rights::possible("token.database", &spec.database)?;
+    sizes::template(&spec.secret)?;
+    Layout::parse(&spec.secret, secret, role, &spec.database)
+}
+
+/// What the watch left out of an object because it was too large, and said so.
+fn too_large(object: &EntraPostgresPrincipal, annotation: &str) -> Option<Failure> {
+    let what = object.annotations().get(annotation)?;
+    Some(sizes::too_large(what))
 }
 
 fn invalid(message: impl Into<String>) -> Failure {
@@ -380,11 +320,137 @@ mod tests {
             json!({"deletionPolicy": "Reassign", "reassignOwnedTo": "a\0b"}),
             json!({"token": {"database": "a\0b", "identity": {"operator": {}}}}),
         ] {
-            let failure = Desired::parse(&with(&fields)).expect_err("refused");
+            let failure = refusal(&with(&fields)).expect("refused");
             assert_eq!(failure.reason, Reason::InvalidSpec, "{fields}");
             assert!(failure.message.contains("NUL"), "{failure}");
             assert!(!failure.message.contains('\0'), "{failure}");
         }
-        Desired::parse(&with(&grant("names", json!(["t"])))).expect("good");
+        assert_eq!(refusal(&with(&grant("names", json!(["t"])))), None);
+    }
+
+    /// Why an object, or a half of it, cannot be.
+    fn refusal(object: &EntraPostgresPrincipal) -> Option<Failure> {
+        let desired = match Desired::parse(object) {
+            Ok(desired) => desired,
+            Err(failure) => return Some(failure),
+        };
+        let layout = desired.token.and_then(|token| token.layout.err());
+        desired.rights.err().or(layout)
+    }
+
+    // Red when: a name is sent that no server can have, or the message does not name its field.
+    #[test]
+    fn a_name_of_more_than_63_bytes_is_refused_with_its_field() {
+        let long = "ü".repeat(32);
+        let grant = |field: &str, value: Value| {
+            let mut grant = json!({"database": "d", "schema": "s", "objects": "Tables", "names": ["t"],
+                "privileges": ["SELECT"]});
+            grant[field] = value;
+            json!({"grants": [grant]})
+        };
+        let default = |field: &str| {
+            let mut entry = json!({"database": "d", "schema": "s", "owner": "o", "objects": "Tables",
+                "privileges": ["SELECT"]});
+            entry[field] = json!(long);
+            json!({"defaultPrivileges": [entry]})
+        };
+        let function = |name: String| {
+            json!({"grants": [{"database": "d", "schema": "s", "objects": "Functions", "names": [name],
+                "privileges": ["EXECUTE"]}]})
+        };
+        for (fields, field) in [
+            (grant("database", json!(long)), "grants: database"),
+            (grant("schema", json!(long)), "grants: schema"),
+            (grant("names", json!(["t", long])), "grants: name"),
+            (function(format!("{long}(integer)")), "grants: name"),
+            (default("database"), "defaultPrivileges: database"),
+            (default("schema"), "defaultPrivileges: schema"),
+            (default("owner"), "defaultPrivileges: owner"),
+            (json!({"memberOf": [{"role": long}]}), "memberOf: role"),
+            (
+                json!({"role": {"settings": {(long.clone()): "1"}}}),
+                "role.settings: name",
+            ),
+            (
+                json!({"deletionPolicy": "Reassign", "reassignOwnedTo": long}),
+                "reassignOwnedTo",
+            ),
+            (
+                json!({"token": {"database": long, "identity": {"operator": {}}}}),
+                "token.database",
+            ),
+        ] {
+            let failure = refusal(&with(&fields)).expect("refused");
+            assert_eq!(failure.reason, Reason::InvalidSpec, "{fields}");
+            assert!(
+                failure.message.starts_with(field) && failure.message.contains("64 bytes"),
+                "{failure}"
+            );
+        }
+        let signature = format!("total({})", vec!["integer"; 100].join(", "));
+        assert_eq!(refusal(&with(&function(signature))), None);
+    }
+
+    // Red when: the deletion of an object asks for more of its spec than it deletes.
+    #[test]
+    fn whatever_is_wrong_with_a_spec_its_object_can_be_deleted() {
+        let long = "x".repeat(80);
+        let names = vec!["t"; 256];
+        let grant = json!({"database": "d", "schema": "s", "objects": "Tables", "names": names,
+            "privileges": ["SELECT"]});
+        let token = |field: &str, value: Value| {
+            let mut token =
+                json!({"identity": {"workloadIdentity": {"serviceAccountRef": {"name": "a"}}}});
+            token[field] = value;
+            json!({"deletionPolicy": "Drop", "token": token})
+        };
+        let drop = |field: &str, value: Value| json!({"deletionPolicy": "Drop", field: value});
+        for fields in [
+            drop("memberOf", json!([{"role": long}])),
+            drop("memberOf", json!([{"role": ""}])),
+            drop("grants", json!(vec![grant; 128])),
+            drop(
+                "grants",
+                json!([{"database": "d", "schema": "s", "names": ["t"], "all": true, "privileges": []}]),
+            ),
+            drop("role", json!({"settings": {"a\0": "1"}})),
+            drop(
+                "defaultPrivileges",
+                json!([{"database": "d", "schema": "s", "owner": long,
+                "objects": "Tables", "privileges": []}]),
+            ),
+            drop(
+                "principal",
+                json!({"type": "User", "objectId": "no id", "admin": true}),
+            ),
+            token("database", json!(long)),
+            token("secret", json!({"template": {"data": {"x": "{{ nothing"}}})),
+            token(
+                "secret",
+                json!({"template": {"data": {"x": "x".repeat(100_000)}}}),
+            ),
+            json!({"deletionPolicy": "Drop", "principal": {"type": "User"},
+                "token": {"identity": {}}}),
+        ] {
+            let desired = Desired::of_deleted(&with(&fields)).expect("a role");
+            assert_eq!(
+                (desired.role.as_str(), desired.deletion),
+                ("app", DeletionPolicy::Drop),
+                "{fields}"
+            );
+            assert_eq!(desired.rights, Ok(()), "{fields}");
+        }
+        let reassign =
+            |heir: &str| with(&json!({"deletionPolicy": "Reassign", "reassignOwnedTo": heir}));
+        let heir = Desired::of_deleted(&reassign("heir")).expect("a role");
+        assert_eq!(heir.deletion, DeletionPolicy::Reassign);
+        assert_eq!(heir.reassign_to, RoleName::parse("heir").ok());
+        // Nobody can get it: dropped only if it owns nothing.
+        let none = Desired::of_deleted(&reassign(&long)).expect("a role");
+        assert_eq!(
+            (none.deletion, none.reassign_to),
+            (DeletionPolicy::Drop, None)
+        );
+        assert!(Desired::of_deleted(&with(&json!({"roleName": long}))).is_none());
     }
 }

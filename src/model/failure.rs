@@ -37,6 +37,8 @@ pub enum Reason {
     // -- the object and what it names
     /// The spec contradicts itself or a rule that the schema cannot express.
     InvalidSpec,
+    /// The object, or a part of it, is larger than the operator takes; the message has the limit.
+    TooLarge,
     /// The server object does not exist.
     ServerNotFound,
     /// The server object exists and is not usable; its own conditions say why.
@@ -69,6 +71,10 @@ pub enum Reason {
     NotAnEntraAdministrator,
     /// The server is a replica, in recovery or read-only.
     ServerReadOnly,
+    /// What is between us and the server does not keep the settings of a connection: a pooler.
+    PoolerNotSupported,
+    /// What there is to read on the server, or in one database, is more than the operator keeps.
+    CatalogTooLarge,
     /// The server answered with an error that has no reason of its own.
     DatabaseError,
 
@@ -95,6 +101,14 @@ pub enum Reason {
     RoleProtected,
     /// A database administrator set the role to NOLOGIN.
     LoginDisabledOnServer,
+    /// A database administrator requires multifactor authentication for the role, and it is not declared.
+    MfaRequired,
+    /// The role's comment begins like a marker and cannot be read as one.
+    MarkerUnreadable,
+    /// Somebody changed the role's comment since it was looked at.
+    MarkerChanged,
+    /// What the object has asked for is too much to be remembered in the role's comment.
+    MarkerTooLarge,
     /// The server is too old for what is declared.
     NotSupportedByVersion,
     /// A database, schema, object or role that is declared does not exist.
@@ -188,6 +202,97 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether it passes without a change of the object itself: when another object, an identity or a
+    /// permission that is on its way arrives, or when somebody else lets go of what is wanted. Objects of
+    /// one manifest arrive in any order, and a new identity takes Entra minutes. False: the object itself,
+    /// the operator's configuration or what a person decided has to change.
+    pub(super) fn heals(self) -> bool {
+        match self {
+            // -- another object of the cluster arrives, changes or goes
+            Self::ServerNotFound
+            | Self::ServerNotReady
+            | Self::NamespaceNotAllowed
+            | Self::NotAllowedByServer
+            | Self::CaInvalid
+            | Self::ObjectIdNotFound
+            | Self::ServiceAccountNotFound
+            | Self::IdentityIncomplete
+            | Self::ClientSecretNotFound
+            | Self::ClientCertificateNotFound
+            | Self::IdentityInUse
+            | Self::RoleOwnedByOther
+            | Self::WaitingForPrincipals
+            | Self::NamespaceTerminating
+            | Self::ApiError
+            // -- a new identity, credential or assignment reaches Entra, the node or the server
+            | Self::PrincipalNotFound
+            | Self::FederatedCredentialMissing
+            | Self::ApplicationNotFound
+            | Self::ClientSecretInvalid
+            | Self::ClientCertificateInvalid
+            | Self::IdentityNotAssigned
+            | Self::AdministratorRefused
+            | Self::NotAnEntraAdministrator
+            // -- a database, schema, object or role is made, or a session ends
+            | Self::ObjectNotFound
+            | Self::DatabaseNotAccessible
+            | Self::RoleInUse
+            // -- a server, Entra or the operator comes back
+            | Self::Connecting
+            | Self::ServerUnreachable
+            | Self::ServerReadOnly
+            | Self::LoginPending
+            | Self::MarkerChanged
+            | Self::SecretOverwritten
+            | Self::EntraThrottled
+            | Self::EntraUnavailable
+            | Self::NotLeader => true,
+            // -- the spec, or what it asks for, is wrong
+            Self::InvalidSpec
+            | Self::UnknownCloud
+            | Self::HostNotInCloud
+            | Self::PrincipalNotUnique
+            | Self::PrincipalTypeMismatch
+            | Self::NotSupportedByVersion
+            | Self::SettingNotAllowed
+            | Self::MembershipLoop
+            | Self::TemplateInvalid
+            | Self::TokenOfAdministrator
+            | Self::TokenOfAnother
+            | Self::TokenInvalid
+            | Self::TenantNotFound
+            // -- a person has to decide or to act
+            | Self::Suspended
+            | Self::PlanOnly
+            | Self::IdentityNotAllowed
+            | Self::CertificateNotTrusted
+            | Self::DatabaseError
+            | Self::RefusedInDatabase
+            | Self::TooLarge
+            | Self::CatalogTooLarge
+            | Self::PoolerNotSupported
+            | Self::ObjectIdMismatch
+            | Self::RebindRefused
+            | Self::RoleExists
+            | Self::RoleOwnedByOtherCluster
+            | Self::RoleProtected
+            | Self::LoginDisabledOnServer
+            | Self::MfaRequired
+            | Self::MarkerUnreadable
+            | Self::MarkerTooLarge
+            | Self::NotGrantable
+            | Self::NotRevocable
+            | Self::MissingAdminOption
+            | Self::RoleOwnsObjects
+            | Self::DropDeferred
+            | Self::SecretNotOurs
+            | Self::SecretImmutable
+            | Self::LoginRefused
+            | Self::EntraRefused
+            | Self::Internal => false,
+        }
+    }
+
     /// Whether it keeps a server's session from being made, and says nothing of any role: the
     /// administrator's identity, what Entra and the server say of it, the server's CA. Every reason is
     /// listed: a new one has to be decided on.
@@ -200,6 +305,7 @@ impl Reason {
             | Self::CertificateNotTrusted
             | Self::AdministratorRefused
             | Self::NotAnEntraAdministrator
+            | Self::PoolerNotSupported
             | Self::TokenInvalid
             | Self::ServiceAccountNotFound
             | Self::IdentityIncomplete
@@ -216,6 +322,12 @@ impl Reason {
             | Self::EntraUnavailable
             | Self::ApiError => true,
             Self::InvalidSpec
+            | Self::TooLarge
+            | Self::CatalogTooLarge
+            | Self::MfaRequired
+            | Self::MarkerUnreadable
+            | Self::MarkerTooLarge
+            | Self::MarkerChanged
             | Self::ServerNotFound
             | Self::ServerNotReady
             | Self::NamespaceNotAllowed
@@ -301,6 +413,11 @@ impl SourceVersion {
 }
 
 impl Failure {
+    /// Whether somebody has to act now. What [heals](Reason::heals) gets some minutes first.
+    pub fn needs_action(&self) -> bool {
+        matches!(self.class, Class::Invalid | Class::Denied) && !self.reason.heals()
+    }
+
     /// A failure without a wish of the other side for when to try again.
     pub fn new(class: Class, reason: Reason, message: impl Into<String>) -> Self {
         Self {

@@ -9,6 +9,7 @@ pub mod desired;
 pub mod effect;
 pub mod ending;
 pub mod failure;
+pub mod fair_queue;
 pub mod login;
 pub mod marker;
 pub mod names;
@@ -22,6 +23,7 @@ pub mod report;
 pub mod rights;
 pub mod secret;
 pub mod server;
+pub mod sizes;
 pub mod step;
 pub mod tenancy;
 pub mod tries;
@@ -42,13 +44,14 @@ pub use cloud::Cloud;
 pub use database::DatabaseCatalog;
 pub use desired::{Desired, DesiredToken};
 pub use failure::{Class, Failure, Reason, SourceVersion};
+pub use fair_queue::{FairQueue, Popped, Ticket};
 pub use names::{ObjectId, ObjectKey, RoleName};
 pub use privilege::{
     Ask, Asked, DatabaseAsk, DatabaseInterest, DefaultAsk, DefaultsOf, DesiredPrivileges, Group,
     Kind, Names, Object, PrivilegeStep,
 };
 pub use server::DesiredServer;
-pub use step::{NewRole, RoleStep, entra_type};
+pub use step::{Basis, NewRole, RoleStep, entra_type};
 
 /// The answer to a question about the outside: *absent* and *unknown* never merge.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::secret::SecretFacts;
 use super::tenancy::Allowance;
@@ -102,6 +102,34 @@ pub struct Observed {
     pub token_hold: Option<Hold>,
     /// What is known of signing in with the token.
     pub login: Login,
+}
+
+/// No wait without a failure is longer: a quarter of the longest life of a token.
+const LONGEST_WITHOUT_FAILURE: SignedDuration = SignedDuration::from_hours(7);
+/// No wait after a failure is longer, unless the other side asked for more.
+const LONGEST_AFTER_FAILURE: SignedDuration = SignedDuration::from_mins(10);
+
+impl Hold {
+    /// Whether it rests. A wait longer than any that could begin now was made by a clock that has been set
+    /// back since, and is over.
+    pub fn rests(&self, now: Timestamp) -> bool {
+        self.until
+            .is_none_or(|until| until > now && until.duration_since(now) <= self.longest())
+    }
+
+    /// Until when it rests, if it does and has an end.
+    pub fn rests_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.until.filter(|_| self.rests(now))
+    }
+
+    fn longest(&self) -> SignedDuration {
+        let Some(failure) = &self.failure else {
+            return LONGEST_WITHOUT_FAILURE;
+        };
+        let asked = failure.retry_after.unwrap_or_default();
+        let asked = SignedDuration::try_from(asked).unwrap_or(SignedDuration::MAX);
+        LONGEST_AFTER_FAILURE.saturating_add(asked)
+    }
 }
 
 /// What is known of signing in with a principal's token.

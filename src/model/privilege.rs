@@ -1,6 +1,7 @@
 //! Privileges as data: what they are on, what a principal declares, what its object has asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,17 +53,18 @@ pub struct Object {
     pub name: String,
 }
 
-/// One privilege on one object, or on all of a group, in one database.
+/// Privileges on some objects of a group, or on all of it, in one database: as one entry declares them. It
+/// costs what the entry costs, however many privileges there are for each name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ask {
     /// The database.
     pub database: String,
     /// The kind of object and its schema.
     pub group: Group,
-    /// The object; `None`: all of the group, later ones too.
-    pub name: Option<String>,
-    /// The privilege.
-    pub privilege: Privilege,
+    /// The objects; `None`: all of the group, later ones too.
+    pub names: Option<Arc<BTreeSet<String>>>,
+    /// The privileges.
+    pub privileges: BTreeSet<Privilege>,
 }
 
 /// One privilege on a database itself.
@@ -134,6 +136,9 @@ pub struct Asked {
     /// Privileges on future objects.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub defaults: Vec<AskedDefaults>,
+    /// What another version of the operator wrote and this one does not know: it is kept.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, serde_json::Value>,
 }
 
 impl Asked {
@@ -162,9 +167,10 @@ impl Asked {
     }
 }
 
-/// Some privileges of [`Asked`] on objects of one group.
+/// Some privileges of [`Asked`] on objects of one group. A field that is not known could mean less than
+/// what is read without it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AskedObjects {
     /// The database.
     pub database: String,
@@ -184,7 +190,7 @@ pub struct AskedObjects {
 
 /// Some privileges of [`Asked`] on future objects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AskedDefaults {
     /// The database.
     pub database: String,

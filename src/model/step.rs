@@ -88,6 +88,17 @@ pub enum RoleStep {
     },
 }
 
+/// What a change of a role was decided on: it is made only while that still holds. Another operator, or a
+/// database administrator, may have been faster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Basis {
+    /// Nothing: the role is not there, or its comment cannot be compared.
+    #[default]
+    Nothing,
+    /// The MD5 of the role's comment; `None`: it had none.
+    Comment(Option<String>),
+}
+
 /// How `pgaadauth` calls the type of a principal.
 pub fn entra_type(kind: PrincipalType) -> &'static str {
     match kind {

@@ -11,6 +11,23 @@ use super::{
 };
 use crate::api::{Adoption, DeletionPolicy, PrincipalType};
 
+/// What work costs in memory, in bytes: a measure of its time, too, that does not depend on the machine.
+pub struct Cost {
+    /// The most that was held at once.
+    pub peak: u64,
+    /// All that was taken, one after the other.
+    pub total: u64,
+}
+
+/// Does the work, and says what it cost.
+pub fn cost(work: impl FnOnce()) -> Cost {
+    let info = allocation_counter::measure(work);
+    Cost {
+        peak: info.bytes_max,
+        total: info.bytes_total,
+    }
+}
+
 /// The identity of [`desired`].
 pub const OURS: &str = "11111111-1111-1111-1111-111111111111";
 
@@ -32,6 +49,7 @@ pub fn desired() -> Desired {
         renew: None,
         admin: false,
         mfa: false,
+        rights: Ok(()),
         attributes: DesiredAttributes::default(),
         settings: BTreeMap::new(),
         member_of: BTreeMap::new(),
@@ -48,7 +66,10 @@ pub fn desired() -> Desired {
 /// A server that allows it, where the role is not there.
 pub fn observed() -> Observed {
     Observed {
-        allowance: Ok(Allowance { literal: false }),
+        allowance: Ok(Allowance {
+            literal: false,
+            ..Allowance::default()
+        }),
         server_ends: None,
         identity_allowed: Ok(()),
         role: Look::Known(None),

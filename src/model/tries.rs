@@ -42,9 +42,7 @@ impl Tries {
             TokenStep::Issue | TokenStep::Renew { .. } => false,
         };
         let hold = self.hold.as_ref().filter(|_| beside)?;
-        hold.until
-            .is_some_and(|until| until > now)
-            .then(|| hold.clone())
+        hold.rests_until(now).map(|_| hold.clone())
     }
 
     /// The same; what passes by itself is tried again after `most` at the latest, unless the other side
@@ -57,11 +55,7 @@ impl Tries {
         uid: &str,
         most: Option<Duration>,
     ) -> Option<Timestamp> {
-        let rests = self
-            .hold
-            .as_ref()
-            .and_then(|hold| hold.until)
-            .filter(|until| *until > now);
+        let rests = self.hold.as_ref().and_then(|hold| hold.rests_until(now));
         let Some(failure) = failure else {
             // What rests goes on resting while there is nothing to do.
             let hold = self.hold.take().filter(|_| rests.is_some() && !tried);
@@ -120,6 +114,30 @@ pub fn is_told(failure: &Failure) -> bool {
 mod tests {
     use super::*;
     use crate::model::Reason;
+
+    // Red when: a wait is believed however long it is: a clock that was hours ahead at the start would stop
+    // all tries for hours.
+    #[test]
+    fn a_wait_that_no_clock_of_now_could_have_made_is_over() {
+        let now = Timestamp::UNIX_EPOCH;
+        let ahead = now + SignedDuration::from_hours(3);
+        for failure in [
+            Failure::new(Class::Denied, Reason::TokenInvalid, "ended"),
+            Failure::new(Class::Transient, Reason::EntraUnavailable, "away"),
+            Failure::new(Class::Waiting, Reason::EntraThrottled, "closed")
+                .retry_after(Duration::from_secs(3_600)),
+        ] {
+            let mut tries = Tries::default();
+            tries.after(Some(&failure), true, ahead, "uid");
+            let hold = tries.hold.clone().expect("rests");
+            assert!(hold.rests(ahead), "{hold:?}");
+            assert!(!hold.rests(now), "{hold:?}");
+            assert_eq!(hold.rests_until(now), None);
+            // A new try makes a new wait.
+            let until = tries.after(Some(&failure), true, now, "uid");
+            assert!(until.is_some_and(|until| until < now + SignedDuration::from_hours(2)));
+        }
+    }
 
     // Red when: `after_within` counts who was told to wait, or leaves out `most`.
     #[test]

@@ -19,12 +19,16 @@ use super::drop::DropOutcome;
 use super::error::unreachable;
 use super::inside_answers::Came;
 use super::refusal::lesson;
-use super::session::Applied;
+use super::serve::Work;
+use super::session::{Applied, SessionEvent};
 use super::shared::{Change, DropRequest, Look};
 use super::worker::{End, Slot, Touch, Worker};
 
 /// How long no further connection is tried after one could not be opened.
 const NO_MORE: Duration = Duration::from_secs(30);
+
+/// What some looks that were asked for together came to.
+pub(super) type Answers = (Vec<Look>, Result<Facts, Trouble>);
 
 /// What a message, or several, came to.
 #[derive(Debug)]
@@ -33,12 +37,11 @@ pub(super) enum Finished {
         slot: u64,
         began: u64,
         took: Duration,
-        result: Box<Result<Catalog, Failure>>,
+        result: Box<Result<Catalog, Trouble>>,
     },
     Asked {
         slot: u64,
-        looks: Vec<Look>,
-        result: Result<Facts, Trouble>,
+        answers: Vec<Answers>,
     },
     Changed {
         slot: u64,
@@ -48,6 +51,7 @@ pub(super) enum Finished {
     },
     Dropped {
         slot: u64,
+        slow: bool,
         request: DropRequest,
         result: Result<DropOutcome, Trouble>,
     },
@@ -59,17 +63,27 @@ pub(super) enum Finished {
     Inside(u64, String, Came),
 }
 
-/// So many snapshots may fail one after the other on a connection that works for the rest.
+/// So many snapshots may fail one after the other on a connection that works for the rest, before what was
+/// known is relied on no more and the server's object says so.
 const FAILED_SNAPSHOTS: u32 = 3;
 
-/// Whether a failed snapshot is the end of the session: it says that we may not work here, or it is not
-/// the first. One that was only too slow, or cancelled, would tell all principals of an outage.
-fn ends(failure: &Failure, in_a_row: u32) -> bool {
-    let forbids = matches!(
+/// Whether a failed snapshot is the end of the session: it says that we may not work here. One that was
+/// too slow, too large, or cancelled would tell all principals of an outage, and the next session would
+/// end in the same way.
+fn ends(failure: &Failure) -> bool {
+    matches!(
         failure.reason,
         Reason::ServerReadOnly | Reason::NotAnEntraAdministrator
-    );
-    forbids || in_a_row >= FAILED_SNAPSHOTS
+    )
+}
+
+/// How often work that came upon a lock is tried again before its failure is reported.
+const TRIES: u32 = 2;
+
+/// Whether work goes to the end of its queue: somebody holds a lock that it needs.
+pub(super) fn is_to_wait<T>(result: &Result<T, Trouble>, locked: u32) -> bool {
+    let is_locked = |trouble: &Trouble| trouble.locked && !trouble.broken;
+    locked < TRIES && result.as_ref().is_err_and(is_locked)
 }
 
 /// A caller that has gone away needs no answer.
@@ -103,30 +117,45 @@ impl Worker {
                 self.release(slot, false);
                 self.snapshot_taken(slot, began, took, *result)
             }
-            Finished::Asked {
-                slot,
-                looks,
-                result,
-            } => {
+            Finished::Asked { slot, answers } => {
                 self.asking.take_if(|of| *of == slot);
                 self.release(slot, false);
-                self.answered(slot, looks, result)
+                let mut end = None;
+                for (looks, result) in answers {
+                    end = self.answered(slot, looks, result).or(end);
+                }
+                end
             }
             Finished::Changed {
                 slot,
                 slow,
-                change,
+                mut change,
                 result,
             } => {
                 self.release(slot, slow);
+                self.ended(change.locked);
+                if is_to_wait(&result, change.locked) && !change.reply.is_closed() {
+                    change.locked += 1;
+                    let namespace = change.namespace.clone();
+                    self.queue.push_locked(&namespace, Work::Change(change));
+                    return None;
+                }
                 self.changed(slot, change, result)
             }
             Finished::Dropped {
                 slot,
-                request,
+                slow,
+                mut request,
                 result,
             } => {
-                self.release(slot, false);
+                self.release(slot, slow);
+                self.ended(request.locked);
+                if is_to_wait(&result, request.locked) && !request.reply.is_closed() {
+                    request.locked += 1;
+                    let namespace = request.namespace.clone();
+                    self.queue.push_locked(&namespace, Work::Drop(request));
+                    return None;
+                }
                 self.dropped(slot, request, result)
             }
             Finished::Opened { slot, result } => {
@@ -137,33 +166,75 @@ impl Worker {
         }
     }
 
+    fn ended(&mut self, locked: u32) {
+        if locked > 0 {
+            self.patient = self.patient.saturating_sub(1);
+        }
+    }
+
     fn snapshot_taken(
         &mut self,
         slot: u64,
         began: u64,
         took: Duration,
-        result: Result<Catalog, Failure>,
+        result: Result<Catalog, Trouble>,
     ) -> Option<End> {
+        self.first_snapshot = false;
         match result {
             Ok(catalog) => {
                 self.shared.stats.snapshot(took);
                 self.failed_snapshots = 0;
                 self.publish(catalog, began);
+                self.read_again();
                 None
             }
-            Err(failure) => {
+            Err(Trouble {
+                failure, broken, ..
+            }) => {
                 self.shared.stats.snapshot_failed();
-                if failure.reason == Reason::ServerUnreachable {
+                if broken {
                     return self.lost(slot, &failure.message);
                 }
-                self.failed_snapshots += 1;
-                if ends(&failure, self.failed_snapshots) {
+                if ends(&failure) {
                     return Some(End::Failed(failure));
                 }
                 let server = &self.shared.spec.server;
                 tracing::warn!(%server, "no snapshot, the last one stays: {failure}");
+                self.failed_snapshots = self.failed_snapshots.saturating_add(1);
+                if self.failed_snapshots >= FAILED_SNAPSHOTS {
+                    self.unread(failure);
+                }
                 None
             }
+        }
+    }
+
+    /// There have been no snapshots for long: what is known is too old, and everybody looks by a question of
+    /// their own. The server's object says why.
+    fn unread(&self, failure: Failure) {
+        let first = self.shared.status.borrow().unread.is_none();
+        self.shared.status.send_modify(|status| {
+            status.unread = Some(failure);
+            if let Some(catalog) = &mut status.catalog {
+                Arc::make_mut(catalog).uncover();
+            }
+        });
+        if first {
+            let server = self.shared.spec.server.clone();
+            self.shared.tell(SessionEvent::ServerChanged(server));
+            let all = self.shared.interests().keys().cloned().collect();
+            self.tell_of(all);
+        }
+    }
+
+    fn read_again(&self) {
+        let ended = self
+            .shared
+            .status
+            .send_if_modified(|status| status.unread.take().is_some());
+        if ended {
+            let server = self.shared.spec.server.clone();
+            self.shared.tell(SessionEvent::ServerChanged(server));
         }
     }
 
@@ -343,7 +414,7 @@ impl Worker {
         }
     }
 
-    fn view(&self, role: &RoleName, interest: &Interest) -> Result<RoleView, Failure> {
+    pub fn view(&self, role: &RoleName, interest: &Interest) -> Result<RoleView, Failure> {
         let status = self.shared.status.borrow();
         let view = status
             .catalog
@@ -375,6 +446,16 @@ impl Worker {
         }
     }
 
+    /// Takes in that a connection ended; while nothing was under way on it that is no loss.
+    pub fn closed(&mut self, id: u64, cause: &str) -> Option<End> {
+        let idle = |slot: &Slot| slot.id == id && slot.busy == 0;
+        let idle = self.slots.iter().any(idle);
+        match self.lost(id, cause) {
+            Some(End::Lost(_)) if idle => Some(End::Idle),
+            end => end,
+        }
+    }
+
     pub fn lost(&mut self, id: u64, cause: &str) -> Option<End> {
         if self.rooms.ended(id) {
             self.count_open();
@@ -396,14 +477,14 @@ impl Worker {
 mod tests {
     use super::*;
 
-    // Red when: one failed snapshot ends a session that serves.
+    // Red when: snapshots that are too slow or too large end a session that serves: the next one would end
+    // in the same way.
     #[test]
-    fn one_slow_snapshot_is_no_outage_and_three_are() {
-        let failed = |reason| Failure::new(Class::Transient, reason, "no");
-        assert!(!ends(&failed(Reason::DatabaseError), 1));
-        assert!(!ends(&failed(Reason::DatabaseError), 2));
-        assert!(ends(&failed(Reason::DatabaseError), 3));
-        assert!(ends(&failed(Reason::ServerReadOnly), 1));
-        assert!(ends(&failed(Reason::NotAnEntraAdministrator), 1));
+    fn only_a_snapshot_that_forbids_us_to_work_ends_a_session() {
+        let failed = |reason| ends(&Failure::new(Class::Transient, reason, "no"));
+        assert!(!failed(Reason::DatabaseError));
+        assert!(!failed(Reason::CatalogTooLarge));
+        assert!(failed(Reason::ServerReadOnly));
+        assert!(failed(Reason::NotAnEntraAdministrator));
     }
 }

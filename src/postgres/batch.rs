@@ -4,15 +4,11 @@
 use crate::model::Failure;
 
 use super::answer::Answer;
-use super::change::Line;
+use super::change::{Line, Patience};
 use super::message::{Table, Unanswered};
-use super::sql;
 
 /// How often a message is sent again that clashed with somebody's work at the same moment.
 const AGAIN: u32 = 2;
-
-/// For a step alone after all together waited for a lock in vain: that one is still held.
-const SHORTER: &str = "SET LOCAL lock_timeout = 200";
 
 /// So many steps that are sent alone may wait for a lock in vain: then the rest is not tried.
 const MOST_LOCKED: usize = 5;
@@ -46,33 +42,29 @@ pub(super) async fn each<S: Clone>(
         // It was alone already.
         return Ok(vec![(only.clone(), refusal(only, answer))]);
     }
-    all_alone(line, steps, first, statement, refusal).await
+    all_alone(line, steps, statement, refusal).await
 }
 
 /// [`each`] of steps that were together with others.
 pub(super) async fn all_alone<S: Clone>(
     line: &Line,
     steps: &[S],
-    first: &Unanswered,
     statement: impl Fn(&S) -> String,
     refusal: impl Fn(&S, Answer<'_>) -> Failure,
 ) -> Result<Vec<(S, Failure)>, Unanswered> {
     let mut refused = Vec::new();
-    let locked = first.answer().is_some_and(|answer| is_slow(&answer));
+    // All together have waited for a lock: each alone need not.
+    let line = &line.with(Patience::Short);
     let (mut left, mut last) = (MOST_LOCKED, None);
     for step in steps {
         if let (0, Some(failure)) = (left, &last) {
             refused.push((step.clone(), Failure::clone(failure)));
             continue;
         }
-        let mut text = statement(step);
-        if locked {
-            text = sql::message(&[SHORTER.to_owned(), text]);
-        }
-        let Err(error) = send(line, &text).await else {
+        let Err(error) = send(line, &statement(step)).await else {
             continue;
         };
-        let Some(answer) = error.answer() else {
+        let Some(answer) = error.answer().filter(|_| !error.is_outdated()) else {
             return Err(error);
         };
         let failure = refusal(step, answer);

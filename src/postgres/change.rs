@@ -1,11 +1,13 @@
 //! Changes of one role: builds the one message that makes them, and sends it. Must not decide what
 //! changes, nor keep anything.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    Class, Facts, Failure, ObjectId, Reason, RoleName, RoleStep, ServerFacts, Subjects,
+    Basis, Class, Facts, Failure, ObjectId, Reason, RoleFacts, RoleName, RoleStep, ServerFacts,
+    Subjects,
 };
 use crate::ports::WriteGate;
 
@@ -34,6 +36,32 @@ pub struct Line {
     pub place: Arc<str>,
     /// When to give up on an answer; what the server itself cancels comes before.
     pub limit: Duration,
+    /// How long a change may wait for a lock.
+    pub patience: Patience,
+}
+
+/// How long the statements of a change wait for a lock that somebody holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// For a moment: others wait behind it, and it goes to the end of the queue then.
+    Short,
+    /// For so long, beside the work of others.
+    Long(Duration),
+}
+
+/// What [`Patience::Short`] is.
+const SHORT: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether this replica may still change something, while a change is under way.
+const FENCE: Duration = Duration::from_millis(500);
+
+impl Patience {
+    fn time(self) -> Duration {
+        match self {
+            Self::Short => SHORT,
+            Self::Long(time) => time,
+        }
+    }
 }
 
 /// A failure, and whether the connection is no more of use.
@@ -43,18 +71,40 @@ pub struct Trouble {
     pub failure: Failure,
     /// Whether the connection must be given up.
     pub broken: bool,
+    /// Whether somebody held a lock for longer than the line's patience: nothing was changed.
+    pub locked: bool,
 }
 
 impl Line {
-    /// Sends a question.
-    pub async fn send(&self, sql: &str) -> Result<Vec<Table>, Unanswered> {
-        send(&self.link.client, &self.stats, self.limit, sql).await
+    /// The same connection, with that patience.
+    pub fn with(&self, patience: Patience) -> Self {
+        Self {
+            patience,
+            ..self.clone()
+        }
     }
 
-    /// Sends a change.
+    /// Sends a question.
+    pub async fn send(&self, sql: &str) -> Result<Vec<Table>, Unanswered> {
+        send(&self.link, &self.stats, self.limit, sql).await
+    }
+
+    /// Sends a change, which is one transaction. When this replica may change nothing any more before the
+    /// server has answered, the change is cancelled there: another one may be about to make its own.
     pub async fn send_change(&self, sql: &str) -> Result<Vec<Table>, Unanswered> {
         self.gate.check().map_err(Unanswered::Unsent)?;
-        self.send(sql).await
+        let lock = self.patience.time().as_millis().max(1);
+        let change = format!("SET LOCAL lock_timeout = {lock};\n{sql}");
+        let mut answer = pin!(self.send(&change));
+        loop {
+            if let Ok(answer) = tokio::time::timeout(FENCE, &mut answer).await {
+                return answer;
+            }
+            if let Err(failure) = self.gate.check() {
+                self.link.cancel().await;
+                return Err(Unanswered::Stopped(failure));
+            }
+        }
     }
 
     /// Sends a change; errors are put into words.
@@ -95,6 +145,7 @@ impl Line {
                 action,
             }),
             broken: error.is_end(),
+            locked: error.is_locked(),
         }
     }
 }
@@ -104,6 +155,8 @@ impl Line {
 pub struct Ground {
     /// The server.
     pub server: ServerFacts,
+    /// What was decided on.
+    pub basis: Basis,
     /// What is read back: the role, and what else its principal wants to know.
     pub subjects: Subjects,
 }
@@ -127,6 +180,7 @@ pub async fn run(
 ) -> Result<Made, Trouble> {
     let Ground {
         server,
+        basis,
         mut subjects,
     } = ground;
     subjects.ids.extend(ids(steps).cloned());
@@ -138,11 +192,17 @@ pub async fn run(
         line,
         role,
         server,
-        question: questions::facts(&subjects, false),
+        basis,
+        question: questions::facts(&subjects),
     };
     let mut refused = Vec::new();
     let tables = match work.together(steps).await {
         Ok(tables) => tables,
+        Err(Refused::Unanswered(error))
+            if error.is_locked() && line.patience == Patience::Short =>
+        {
+            return Err(line.trouble(action(steps), Some(role), &error));
+        }
         Err(Refused::Unanswered(error))
             if steps.iter().any(is_right) && may_be_of_a_right(&error) =>
         {
@@ -198,13 +258,14 @@ struct Work<'a> {
     line: &'a Line,
     role: &'a RoleName,
     server: ServerFacts,
+    basis: Basis,
     question: String,
 }
 
 impl Work<'_> {
     /// Makes these steps in one transaction.
     async fn together(&self, steps: &[RoleStep]) -> Result<Vec<Table>, Refused> {
-        let message = self.message(steps);
+        let message = self.message(steps, &self.basis);
         match batch::send(self.line, &message).await {
             Err(Unanswered::Said(error)) if is_rebind_refusal(&error) && binds(steps) => {
                 rebind(self.line, self.role, &message).await
@@ -221,11 +282,19 @@ impl Work<'_> {
     ) -> Result<Vec<(RoleStep, Failure)>, Trouble> {
         let (rights, rest): (Vec<RoleStep>, Vec<RoleStep>) =
             steps.iter().cloned().partition(is_right);
+        let mut basis = self.basis.clone();
         if !rest.is_empty() {
             let made = self.together(&rest).await;
-            made.map_err(|refused| self.trouble(&rest, refused))?;
+            let tables = made.map_err(|refused| self.trouble(&rest, refused))?;
+            // The comment that these steps left.
+            let left = snapshot::facts(Subjects::role(self.role), &tables);
+            let role = left.roles.get(self.role);
+            basis = role.map(RoleFacts::basis).unwrap_or_default();
         }
-        let statement = |right: &RoleStep| sql::message(&self.statements(right));
+        let statement = |right: &RoleStep| {
+            let check = sql::only_on(self.role, &basis).into_iter();
+            sql::message(&check.chain(self.statements(right)).collect::<Vec<_>>())
+        };
         let refusal = |right: &RoleStep, answer: Answer<'_>| {
             refusal(&self.line.place, &self.server, self.role, right, answer)
         };
@@ -233,7 +302,7 @@ impl Work<'_> {
         let refused = if rest.is_empty() {
             batch::each(self.line, &rights, first, statement, refusal).await
         } else {
-            batch::all_alone(self.line, &rights, first, statement, refusal).await
+            batch::all_alone(self.line, &rights, statement, refusal).await
         };
         refused.map_err(|error| self.line.trouble("change", Some(self.role), &error))
     }
@@ -265,6 +334,7 @@ impl Work<'_> {
         Trouble {
             failure: explain(about, answer, Some(verdict)),
             broken: error.is_end(),
+            locked: error.is_locked(),
         }
     }
 
@@ -272,10 +342,12 @@ impl Work<'_> {
         statements(self.role, step, self.server.version_num)
     }
 
-    /// The one message: the steps in order, then the facts they left.
-    fn message(&self, steps: &[RoleStep]) -> String {
+    /// The one message: what they were decided on still holds, the steps in order, then the facts they left.
+    fn message(&self, steps: &[RoleStep], basis: &Basis) -> String {
         let made = steps.iter().flat_map(|step| self.statements(step));
-        let all: Vec<String> = made.chain([self.question.clone()]).collect();
+        let check = sql::only_on(self.role, basis).filter(|_| !steps.is_empty());
+        let all = check.into_iter().chain(made).chain([self.question.clone()]);
+        let all: Vec<String> = all.collect();
         sql::message(&all)
     }
 }
@@ -299,6 +371,7 @@ async fn rebind(line: &Line, role: &RoleName, message: &str) -> Result<Vec<Table
             Refused::Told(Trouble {
                 failure: Failure::new(Class::Denied, Reason::RebindRefused, message),
                 broken: false,
+                locked: false,
             })
         }
         error => Refused::Unanswered(error),

@@ -49,6 +49,7 @@ pub async fn clear(
             ),
         ),
         broken: false,
+        locked: false,
     })
 }
 
@@ -81,6 +82,7 @@ fn trouble(line: &Line, role: &RoleName, heir: Option<&RoleName>, error: &Unansw
     Trouble {
         failure: explain(about, answer, Some(verdict)),
         broken: error.is_end(),
+        locked: error.is_locked(),
     }
 }
 

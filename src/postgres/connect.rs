@@ -4,6 +4,7 @@
 use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -11,16 +12,19 @@ use postgres_protocol::escape::escape_identifier;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{AsyncMessage, Client, Socket};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::model::{Class, Failure, Reason, RoleName};
 use crate::ports::AccessToken;
 
+use super::bounded::BoundedTls;
 use super::error::{About, chain, classify, one_line, unreachable};
+use super::message::{Unanswered, read};
+use super::pinned;
 use super::sql::identifier;
 
 /// The setting of our sessions that has the names of the server's declared administrators, in JSON.
@@ -83,32 +87,74 @@ pub fn tls(roots: &[CertificateDer<'static>]) -> Result<MakeRustlsConnect, Failu
     Ok(MakeRustlsConnect::new(config))
 }
 
+/// How long a request to cancel may take: a new connection, without a sign-in.
+const CANCEL: Duration = Duration::from_secs(5);
+
 /// An open connection.
-#[derive(Debug)]
 pub struct Link {
     /// Sends messages; dropping it lets the connection end when nothing is under way.
     pub client: Client,
     driver: AbortHandle,
+    cancel: Option<(CancelToken, BoundedTls)>,
+    exceeded: Arc<AtomicBool>,
 }
 
 impl Link {
     /// A connection that this task drives.
-    pub fn driven(client: Client, driver: &JoinHandle<()>) -> Self {
-        let driver = driver.abort_handle();
-        Self { client, driver }
+    #[cfg(test)]
+    pub fn driven(client: Client, driver: &tokio::task::JoinHandle<()>) -> Self {
+        Self {
+            client,
+            driver: driver.abort_handle(),
+            cancel: None,
+            exceeded: Arc::default(),
+        }
     }
 
     /// Ends the connection although an answer is outstanding that may never come.
     pub fn cut(&self) {
         self.driver.abort();
     }
+
+    /// Has the server cancel what it is working on for this connection. That this fails is only logged:
+    /// the server looks itself, from time to time, whether we are still there.
+    pub async fn cancel(&self) {
+        let Some((token, tls)) = &self.cancel else {
+            return;
+        };
+        match tokio::time::timeout(CANCEL, token.cancel_query(tls.clone())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!("could not cancel: {}", chain(&error)),
+            Err(_) => tracing::debug!("could not cancel within {CANCEL:?}"),
+        }
+    }
+
+    /// Whether it ended because a message of the server was too long.
+    pub fn is_exceeded(&self) -> bool {
+        self.exceeded.load(Ordering::Acquire)
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").finish_non_exhaustive()
+    }
 }
 
 /// A connection that nobody drives yet.
 type Attached = (
     Client,
-    tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>,
+    tokio_postgres::Connection<Socket, <BoundedTls as MakeTlsConnect<Socket>>::Stream>,
 );
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Our work: all settings are ours.
+    Work,
+    /// To see whether an application could sign in: with the settings that it would get.
+    Login,
+}
 
 /// Why there is no connection.
 pub enum Unopened {
@@ -138,16 +184,18 @@ pub async fn attach(
     user: &RoleName,
     token: &AccessToken,
     database: &str,
+    purpose: Purpose,
+    tls: BoundedTls,
 ) -> Result<Attached, Unopened> {
-    let config = config(endpoint, user, token, database);
-    let connecting = config.connect(endpoint.tls.clone());
-    match tokio::time::timeout(endpoint.timeouts.connect, connecting).await {
+    let config = config(endpoint, user, token, database, purpose);
+    match tokio::time::timeout(endpoint.timeouts.connect, config.connect(tls)).await {
         Ok(attached) => attached.map_err(Unopened::Refused),
         Err(_) => Err(Unopened::Late),
     }
 }
 
-/// Opens a connection and drives it in a task of its own; `on_end` is told why it ended.
+/// Opens a connection, drives it in a task of its own, and sees that it has our settings; `on_end` is
+/// told why it ended.
 pub async fn open(
     endpoint: &Endpoint,
     user: &RoleName,
@@ -155,9 +203,11 @@ pub async fn open(
     database: &str,
     on_end: impl FnOnce(String) + Send + 'static,
 ) -> Result<Link, Failure> {
-    let attached = attach(endpoint, user, token, database).await;
+    let tls = BoundedTls::new(endpoint.tls.clone());
+    let attached = attach(endpoint, user, token, database, Purpose::Work, tls.clone()).await;
     let (client, mut connection) =
         attached.map_err(|unopened| unopened.failure(endpoint, user, database))?;
+    let first = pinned::first_message(connection.parameter("server_version"));
     let server = endpoint.server.clone();
     let driver = tokio::spawn(async move {
         let mut messages = futures::stream::poll_fn(move |cx| connection.poll_message(cx));
@@ -178,7 +228,43 @@ pub async fn open(
         };
         on_end(cause);
     });
-    Ok(Link::driven(client, &driver))
+    let link = Link {
+        driver: driver.abort_handle(),
+        cancel: Some((client.cancel_token(), tls.clone())),
+        exceeded: tls.exceeded(),
+        client,
+    };
+    match has_our_settings(endpoint, &link, &first).await {
+        Ok(()) => Ok(link),
+        Err(failure) => {
+            link.cut();
+            Err(failure)
+        }
+    }
+}
+
+/// Nothing else is sent before this is known.
+async fn has_our_settings(endpoint: &Endpoint, link: &Link, first: &str) -> Result<(), Failure> {
+    const UNKNOWN: &str = "42704";
+    let Endpoint {
+        server,
+        timeouts,
+        administrators,
+        ..
+    } = endpoint;
+    match read(link, timeouts.connect, first).await {
+        Ok(answers) => pinned::check(server, *timeouts, administrators, &answers),
+        // One of our settings is not there at all.
+        Err(Unanswered::Said(error)) if error.code().is_some_and(|code| code.code() == UNKNOWN) => {
+            let said = error.as_db_error().map(|answer| one_line(answer.message()));
+            Err(pinned::pooler(server, &said.unwrap_or_default()))
+        }
+        Err(error) => Err(error.failure(About {
+            server,
+            role: None,
+            action: "read the settings of the connection",
+        })),
+    }
 }
 
 fn config(
@@ -186,12 +272,8 @@ fn config(
     user: &RoleName,
     token: &AccessToken,
     database: &str,
+    purpose: Purpose,
 ) -> tokio_postgres::Config {
-    let Timeouts {
-        connect,
-        statement,
-        lock,
-    } = endpoint.timeouts;
     let mut config = tokio_postgres::Config::new();
     config
         .host(&endpoint.host)
@@ -202,36 +284,19 @@ fn config(
         // With rustls this is verify-full; the driver's default would fall back to clear text.
         .ssl_mode(SslMode::Require)
         .application_name("entra-postgres-operator")
-        .connect_timeout(connect)
+        .connect_timeout(endpoint.timeouts.connect)
         .tcp_user_timeout(Duration::from_secs(30))
         .keepalives_idle(Duration::from_secs(30))
         .keepalives_interval(Duration::from_secs(10))
-        .keepalives_retries(3)
-        // Compiling a catalog query takes longer than the query.
-        // Whoever may create functions in schema public would else have ours call theirs, with the
-        // rights of the administrator.
-        .options(format!(
-            "-c search_path=pg_catalog,pg_temp -c jit=off -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} -c {ADMINISTRATORS}={}",
-            statement.as_millis().max(1),
-            lock.as_millis().max(1),
-            statement.as_millis().max(1),
-            json_of(&endpoint.administrators),
-        ));
+        .keepalives_retries(3);
+    if purpose == Purpose::Work {
+        config.options(pinned::options(endpoint.timeouts, &endpoint.administrators));
+    }
     config
 }
 
-/// Names in JSON, as an option of a connection is written: spaces and backslashes behind a backslash.
-fn json_of(names: &[RoleName]) -> String {
-    let names: Vec<&str> = names.iter().map(RoleName::as_str).collect();
-    let mut text = String::new();
-    for c in serde_json::Value::from(names).to_string().chars() {
-        if c.is_ascii_whitespace() || c == '\\' {
-            text.push('\\');
-        }
-        text.push(c);
-    }
-    text
-}
+/// What poolers answer to options that they do not know.
+const PROTOCOL_VIOLATION: &str = "08P01";
 
 /// What an error of a sign-in means.
 pub fn refusal(
@@ -247,6 +312,10 @@ pub fn refusal(
     }
     if let Some(answer) = error.as_db_error() {
         let code = answer.code().code();
+        // A server refuses no parameter of a connection's start in this way.
+        if code == PROTOCOL_VIOLATION {
+            return pinned::pooler(server, &one_line(answer.message()));
+        }
         if let Some(advice) = not_accessible(code, user, database) {
             let message = format!(
                 "{what}: database {database:?}: {said} [SQLSTATE {code}]; {advice}",
@@ -336,14 +405,15 @@ pub(super) mod tests {
     use super::*;
     use crate::model::ObjectId;
 
+    // Red when: the sign-in of a check has our settings: an application's might fail all the same.
     #[test]
-    fn nothing_outside_pg_catalog_is_ever_called() {
+    fn a_sign_in_that_is_tried_for_an_application_has_its_settings() {
         let second = Duration::from_secs(1);
         let endpoint = Endpoint {
             server: "server".to_owned(),
             host: "localhost".to_owned(),
             port: 5432,
-            administrators: vec![RoleName::parse("a \"b\\").unwrap()],
+            administrators: vec![],
             timeouts: Timeouts {
                 connect: second,
                 statement: second,
@@ -353,15 +423,24 @@ pub(super) mod tests {
         };
         let id = ObjectId::parse("11111111-0000-0000-0000-00000000000a").unwrap();
         let token = AccessToken::new("t".to_owned(), id, Timestamp::UNIX_EPOCH);
-        let config = config(&endpoint, &RoleName::parse("boss").unwrap(), &token, "db");
-        let options = config.get_options().unwrap();
-        assert!(
-            options.contains("-c search_path=pg_catalog,pg_temp "),
-            "{options}"
-        );
-        // As the server reads options: `["a \"b\\"]`.
-        let administrators = r#" -c entrapostgres.administrators=["a\ \\"b\\\\"]"#;
-        assert!(options.ends_with(administrators), "{options}");
+        let role = RoleName::parse("boss").unwrap();
+        let options = |purpose| {
+            let config = config(&endpoint, &role, &token, "db", purpose);
+            config.get_options().map(str::to_owned)
+        };
+        assert_eq!(options(Purpose::Login), None);
+        assert!(options(Purpose::Work).unwrap().contains("search_path"));
+    }
+
+    // Red when: what a pooler says of our options is tried again for ever.
+    #[tokio::test]
+    async fn a_pooler_that_refuses_our_options_is_named() {
+        let failure = told("08P01", "unsupported startup parameter: options").await;
+        let is = (failure.class, failure.reason);
+        assert_eq!(is, (Class::Denied, Reason::PoolerNotSupported));
+        for word in ["unsupported startup parameter", "spec.port"] {
+            assert!(failure.message.contains(word), "{failure}");
+        }
     }
 
     /// The error of a server that refuses the sign-in in these words.

@@ -1,12 +1,12 @@
 //! The connections to databases other than `postgres`, and what waits for them: at most one each, kept
 //! until another database needs the place. Must not send anything.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::{DatabaseInterest, Failure, RoleName};
+use crate::model::{DatabaseInterest, Failure, FairQueue, RoleName};
 
 use super::inside::{Errand, LookInside};
 use super::worker::Slot;
@@ -50,7 +50,11 @@ pub(super) struct Room {
     pub asked: Vec<LookInside>,
     /// The connection on which a question is under way.
     pub asking: Option<u64>,
-    pub waiting: VecDeque<Errand>,
+    pub waiting: FairQueue<(), Errand>,
+    /// What came upon a lock.
+    pub locked: FairQueue<(), Errand>,
+    /// How much of that is tried again now.
+    pub patient: usize,
     /// A snapshot is to be taken.
     pub due: bool,
     /// The connection on which a snapshot is under way.
@@ -77,7 +81,10 @@ pub(super) enum Place {
 
 impl Room {
     pub fn has_work(&self) -> bool {
-        self.due || !self.asked.is_empty() || !self.waiting.is_empty()
+        self.due
+            || !self.asked.is_empty()
+            || !self.waiting.is_empty()
+            || (self.patient == 0 && !self.locked.is_empty())
     }
 
     pub fn is_busy(&self) -> bool {
@@ -267,6 +274,7 @@ impl Rooms {
                 || room.opening.is_some()
                 || !room.asked.is_empty()
                 || !room.waiting.is_empty()
+                || !room.locked.is_empty()
                 || room.asking.is_some()
                 || room.snapping.is_some();
             room.due &= in_use.contains(database);
@@ -288,7 +296,7 @@ impl Rooms {
             if let Some(slot) = room.take_slot() {
                 slot.link.cut();
             }
-            (room.asking, room.snapping) = (None, None);
+            (room.asking, room.snapping, room.patient) = (None, None, 0);
         }
     }
 
@@ -306,7 +314,8 @@ impl Room {
         for look in self.asked.drain(..) {
             look.refuse(failure.clone());
         }
-        for errand in self.waiting.drain(..) {
+        let waiting = self.waiting.take_where(|_| true).into_iter();
+        for errand in waiting.chain(self.locked.take_where(|_| true)) {
             errand.refuse(failure.clone());
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::model::{Catalog, Class, Failure, Reason, Subjects};
 use crate::ports::TokenOrder;
 
-use super::change::Line;
+use super::change::{Line, Trouble};
 use super::connect::{self, Endpoint, Link};
 use super::shared::Shared;
 use super::snapshot;
@@ -90,14 +90,29 @@ pub(super) fn endpoint(shared: &Shared) -> Result<Endpoint, Failure> {
     })
 }
 
-/// Takes a snapshot and checks that we may work with what it says.
-pub(super) async fn take(line: &Line, subjects: Subjects) -> Result<Catalog, Failure> {
-    let question = snapshot::question(&subjects);
+/// Asks what must be known before a session serves, and checks that we may work with what it says.
+pub(super) async fn take_first(line: &Line) -> Result<Catalog, Failure> {
+    let question = snapshot::first_question();
     let tables = line.ask("read the catalog", None, &question).await;
     let tables = tables.map_err(|trouble| trouble.failure)?;
-    let catalog = snapshot::catalog(&line.server, subjects, &tables)?;
+    let catalog = snapshot::first(&line.server, &tables)?;
     snapshot::check(&line.server, &catalog)?;
     Ok(catalog)
+}
+
+/// Takes a snapshot and checks that we may work with what it says.
+pub(super) async fn take(line: &Line, subjects: Subjects) -> Result<Catalog, Trouble> {
+    let question = snapshot::question(&subjects);
+    let tables = line.ask("read the catalog", None, &question).await?;
+    let read = snapshot::catalog(&line.server, subjects, &tables).and_then(|catalog| {
+        snapshot::check(&line.server, &catalog)?;
+        Ok(catalog)
+    });
+    read.map_err(|failure| Trouble {
+        failure,
+        broken: false,
+        locked: false,
+    })
 }
 
 /// One failure out of those of all administrators.

@@ -50,6 +50,7 @@ pub async fn run(
     let hangs = judge(&line.server, role, &answers, is_reassigned).map_err(|failure| Trouble {
         failure,
         broken: false,
+        locked: false,
     })?;
     if !hangs.is_empty() {
         return Ok(DropOutcome::Hangs(hangs));

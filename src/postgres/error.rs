@@ -146,6 +146,10 @@ fn no_connection(answer: &Answer<'_>, text: &str) -> Option<Verdict> {
 }
 
 fn own_code(answer: &Answer<'_>) -> Option<Verdict> {
+    if answer.code == sql::COMMENT_CHANGED {
+        let advice = "nothing was changed; it is looked at again";
+        return verdict(Class::Waiting, Reason::MarkerChanged, advice);
+    }
     let detail = one_line(answer.detail.unwrap_or("unknown"));
     let (reason, advice) = match answer.code {
         sql::WRONG_TYPE => (

@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
+    Basis, Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
 };
 
 use super::answer::Answer;
-use super::change::{Line, Trouble};
+use super::change::{Line, Patience, Trouble};
 use super::error::{About, Verdict, explain};
 use super::message::{Table, Unanswered};
 use super::privilege_steps::{show_privilege_steps, statement};
+use super::privileges_sql::TooLarge;
 use super::{batch, privileges_sql, sql};
 
 const ACTION: &str = "change the privileges of";
@@ -28,6 +29,24 @@ pub(super) struct Outcome {
 pub(super) struct Looked {
     pub now: DatabaseCatalog,
     pub refused: BTreeMap<RoleName, Failure>,
+}
+
+impl Looked {
+    /// Adds an answer about these roles. Whose part was too large is in doubt.
+    fn take(
+        &mut self,
+        line: &Line,
+        asks: &[(RoleName, DatabaseInterest)],
+        (mut now, large): (DatabaseCatalog, TooLarge),
+    ) {
+        for (role, interest) in asks {
+            if let Some(what) = large.of(role, interest) {
+                now.doubt(role);
+                self.refused.insert(role.clone(), too_large(line, &what));
+            }
+        }
+        self.now.fold(now);
+    }
 }
 
 /// Asks what is there, and what these roles have, in one question for all. If the server refuses that for
@@ -48,16 +67,24 @@ pub(super) async fn look(
         }
         let question = privileges_sql::facts(&roles, &interest);
         match line.send(&question).await {
-            Ok(tables) => looked.now.fold(read(line, roles, interest, &tables)?),
-            Err(error) if is_of_the_text(&error) => {
+            Ok(tables) => {
+                let answer = read(line, roles, interest, &tables)?;
+                looked.take(line, &asks, answer);
+            }
+            Err(error) if is_of_the_question(&error) => {
                 if asks.len() > 1 {
                     left.push(asks.split_off(asks.len() / 2));
                     left.push(asks);
                 } else if let Some((role, interest)) = asks.pop() {
                     // Names that this encoding cannot have are of things that are not there.
-                    match sifted(line, &role, interest).await {
-                        Ok(now) => looked.now.fold(now),
-                        Err(error) if is_of_the_text(&error) => {
+                    let answer = if is_of_the_text(&error) {
+                        sifted(line, &role, &interest).await
+                    } else {
+                        Err(error)
+                    };
+                    match answer {
+                        Ok(answer) => looked.take(line, &[(role, interest)], answer),
+                        Err(error) if is_of_the_question(&error) => {
                             let failure = line.trouble(ACTION, Some(&role), &error).failure;
                             looked.refused.insert(role, failure);
                         }
@@ -79,8 +106,8 @@ const MOST_SIFTED: usize = 128;
 async fn sifted(
     line: &Line,
     role: &RoleName,
-    interest: DatabaseInterest,
-) -> Result<DatabaseCatalog, Unanswered> {
+    interest: &DatabaseInterest,
+) -> Result<(DatabaseCatalog, TooLarge), Unanswered> {
     let roles = BTreeSet::from([role.clone()]);
     let ask = async |part: &DatabaseInterest| {
         let tables = line.send(&privileges_sql::facts(&roles, part)).await?;
@@ -108,9 +135,9 @@ async fn sifted(
             Err(error) => return Err(error),
         }
     }
-    let mut now = ask(&good).await?.unwrap_or_default();
-    now.asked = interest;
-    Ok(now)
+    let (mut now, large) = ask(&good).await?.unwrap_or_default();
+    now.asked = interest.clone();
+    Ok((now, large))
 }
 
 /// Whether a question was refused for what stands in it (class 22: data exceptions).
@@ -119,34 +146,62 @@ fn is_of_the_text(error: &Unanswered) -> bool {
     answer.is_some_and(|answer| answer.code.starts_with("22"))
 }
 
+/// The same, or it has more to answer than is taken.
+fn is_of_the_question(error: &Unanswered) -> bool {
+    is_of_the_text(error) || matches!(error, Unanswered::TooLarge(ended) if !ended)
+}
+
+/// What there is to know of one role in that database is more than we keep.
+fn too_large(line: &Line, what: &str) -> Failure {
+    let message = format!(
+        "could not look up privileges in {}: {what}; at most {} MiB of them are read",
+        line.place,
+        privileges_sql::MOST / (1024 * 1024)
+    );
+    Failure::new(Class::Denied, Reason::CatalogTooLarge, message)
+}
+
 /// Makes all steps in one transaction; if the server refuses it, each alone. Returns what is there then.
 pub(super) async fn run(
     line: &Line,
     role: &RoleName,
+    basis: &Basis,
     steps: &[PrivilegeStep],
     interest: &DatabaseInterest,
 ) -> Result<Outcome, Trouble> {
     let roles = BTreeSet::from([role.clone()]);
     let question = privileges_sql::facts(&roles, interest);
+    // The comment lies in no database: nothing here keeps it from being changed while this is made.
+    let check = || sql::only_on(role, basis).filter(|_| !steps.is_empty());
     let statement = |step: &PrivilegeStep| statement(role, step);
-    let changes: Vec<String> = steps.iter().map(statement).collect();
+    let alone = |step: &PrivilegeStep| {
+        let checked: Vec<String> = check().into_iter().chain([statement(step)]).collect();
+        sql::message(&checked)
+    };
+    let made = check().into_iter().chain(steps.iter().map(statement));
+    let changes: Vec<String> = made.chain(check()).collect();
     let mut message = changes.clone();
     message.push(question.clone());
     let mut refused = Vec::new();
     let unanswered = |error: Unanswered| line.trouble(ACTION, Some(role), &error);
     let tables = match batch::send(line, &sql::message(&message)).await {
         Ok(tables) => tables,
-        Err(error) if error.answer().is_none() || steps.is_empty() => {
+        Err(error)
+            if error.answer().is_none()
+                || error.is_outdated()
+                || steps.is_empty()
+                || (error.is_locked() && line.patience == Patience::Short) =>
+        {
             return Err(unanswered(error));
         }
         Err(error) if is_of_the_text(&error) => {
             // Of the question, as long as the steps alone are taken.
             if let Err(error) = batch::send(line, &sql::message(&changes)).await {
-                if error.answer().is_none() {
+                if error.answer().is_none() || error.is_outdated() {
                     return Err(unanswered(error));
                 }
                 let refusal = |step: &_, answer: Answer<'_>| refusal(line, role, step, answer);
-                let each = batch::each(line, steps, &error, statement, refusal).await;
+                let each = batch::each(line, steps, &error, alone, refusal).await;
                 refused = each.map_err(unanswered)?;
             }
             let asks = BTreeMap::from([(role.clone(), interest.clone())]);
@@ -155,20 +210,28 @@ pub(super) async fn run(
                 return Err(Trouble {
                     failure,
                     broken: false,
+                    locked: false,
                 });
             }
             return Ok(Outcome { now, refused });
         }
         Err(error) => {
             let refusal = |step: &_, answer: Answer<'_>| refusal(line, role, step, answer);
-            let each = batch::each(line, steps, &error, statement, refusal).await;
+            let each = batch::each(line, steps, &error, alone, refusal).await;
             refused = each.map_err(unanswered)?;
             line.ask("look up the privileges of", Some(role), &question)
                 .await?
         }
     };
-    let now = read(line, roles, interest.clone(), &tables)?;
-    Ok(Outcome { now, refused })
+    let (now, large) = read(line, roles, interest.clone(), &tables)?;
+    match large.of(role, interest) {
+        None => Ok(Outcome { now, refused }),
+        Some(what) => Err(Trouble {
+            failure: too_large(line, &what),
+            broken: false,
+            locked: false,
+        }),
+    }
 }
 
 /// Why a step was refused, and what a database administrator could do.
@@ -214,7 +277,7 @@ fn read(
     roles: BTreeSet<RoleName>,
     interest: DatabaseInterest,
     tables: &[Table],
-) -> Result<DatabaseCatalog, Trouble> {
+) -> Result<(DatabaseCatalog, TooLarge), Trouble> {
     let answer = tables.last().cloned().unwrap_or_default();
     privileges_sql::catalog(roles, interest, &answer).ok_or_else(|| {
         let message = format!(
@@ -224,6 +287,7 @@ fn read(
         Trouble {
             failure: Failure::new(Class::Transient, Reason::DatabaseError, message),
             broken: false,
+            locked: false,
         }
     })
 }

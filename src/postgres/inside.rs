@@ -3,15 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::model::{
-    Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
+    Basis, Class, DatabaseCatalog, DatabaseInterest, Failure, PrivilegeStep, Reason, RoleName,
 };
 
 use super::answers::{Finished, reply};
-use super::change::Line;
+use super::change::{Line, Patience};
 use super::clear::{self, Cleared};
 use super::databases::{HOME, Place};
 use super::dial::{Refusal, dial};
@@ -21,6 +22,9 @@ use super::serve::PIPELINE;
 use super::session::Applied;
 use super::shared::Interests;
 use super::worker::Worker;
+
+/// How long a change waits for a lock in a database: all others there wait behind it.
+const LONGEST_INSIDE: Duration = Duration::from_secs(1);
 
 /// A question about a database.
 #[derive(Debug)]
@@ -41,7 +45,12 @@ pub(super) enum Errand {
 
 #[derive(Debug)]
 pub(super) struct ApplyInside {
+    /// Whose it is.
+    pub namespace: Arc<str>,
+    /// How often it came upon a lock.
+    pub locked: u32,
     pub role: RoleName,
+    pub basis: Basis,
     pub steps: Vec<PrivilegeStep>,
     pub interest: DatabaseInterest,
     pub reply: oneshot::Sender<Result<Applied<Arc<DatabaseCatalog>, PrivilegeStep>, Failure>>,
@@ -49,6 +58,10 @@ pub(super) struct ApplyInside {
 
 #[derive(Debug)]
 pub(super) struct ClearInside {
+    /// Whose it is.
+    pub namespace: Arc<str>,
+    /// How often it came upon a lock.
+    pub locked: u32,
     pub role: RoleName,
     pub ours: String,
     pub reassign_to: Option<RoleName>,
@@ -83,6 +96,13 @@ impl Errand {
             Self::Clear(clear) => !clear.reply.is_closed(),
         }
     }
+
+    pub fn namespace(&self) -> Arc<str> {
+        match self {
+            Self::Apply(apply) => apply.namespace.clone(),
+            Self::Clear(clear) => clear.namespace.clone(),
+        }
+    }
 }
 
 /// Who is interested in that database, and in what.
@@ -100,7 +120,10 @@ impl Worker {
         let room = self.rooms.room(database);
         match inside {
             Inside::Look(look) => room.asked.push(look),
-            Inside::Work(errand) => room.waiting.push_back(errand),
+            Inside::Work(errand) => {
+                let namespace = errand.namespace();
+                room.waiting.push((), &namespace, errand);
+            }
         }
     }
 
@@ -183,12 +206,39 @@ impl Worker {
             let Some((slot, line)) = self.occupy_inside(database, PIPELINE) else {
                 return;
             };
-            let errand = self.rooms.room(database).waiting.pop_front();
+            let errand = self.rooms.room(database).waiting.pop();
             let started =
-                errand.is_some_and(|errand| self.start_inside(slot, database, line, errand));
+                errand.is_some_and(|next| self.start_inside(slot, database, line, next.item));
             if !started {
                 self.release_inside(slot, database);
             }
+        }
+        self.send_locked_inside(database);
+    }
+
+    /// What came upon a lock is tried again when nothing else is to be done there, one at a time: all that a
+    /// database has is one connection.
+    fn send_locked_inside(&mut self, database: &str) {
+        let room = self.rooms.room(database);
+        if room.patient > 0 || room.locked.is_empty() {
+            return;
+        }
+        let Some((slot, line)) = self.occupy_inside(database, PIPELINE) else {
+            return;
+        };
+        // Work on roles goes over the connection to `postgres`, too.
+        let patience = match database {
+            HOME => Patience::Short,
+            _ => Patience::Long(self.shared.spec.timeouts.lock.min(LONGEST_INSIDE)),
+        };
+        let line = line.with(patience);
+        let room = self.rooms.room(database);
+        let next = room.locked.pop();
+        room.patient += 1;
+        let started = next.is_some_and(|next| self.start_inside(slot, database, line, next.item));
+        if !started {
+            self.rooms.room(database).patient -= 1;
+            self.release_inside(slot, database);
         }
     }
 
@@ -221,11 +271,12 @@ impl Worker {
                 Errand::Apply(apply) => {
                     let ApplyInside {
                         role,
+                        basis,
                         steps,
                         interest,
                         ..
                     } = &apply;
-                    let result = Box::pin(grant::run(&line, role, steps, interest)).await;
+                    let result = Box::pin(grant::run(&line, role, basis, steps, interest)).await;
                     Came::Applied(apply, result)
                 }
                 Errand::Clear(clear) => {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use crate::model::{DatabaseCatalog, DatabaseInterest, Failure, Reason, RoleName};
 
-use super::answers::reply;
+use super::answers::{is_to_wait, reply};
 use super::change::Trouble;
 use super::clear::Cleared;
 use super::connect::Link;
 use super::databases::{HOME, STALE};
 use super::grant::{self, Looked};
-use super::inside::{ApplyInside, ClearInside, LookInside, interested_in};
+use super::inside::{ApplyInside, ClearInside, Errand, LookInside, interested_in};
 use super::session::Applied;
 use super::worker::{End, Slot, Worker};
 
@@ -53,12 +53,24 @@ impl Worker {
                 self.rooms.room(database).asking.take_if(|of| *of == slot);
                 return self.answered_inside(slot, database, looks, result);
             }
-            Came::Applied(apply, result) => {
+            Came::Applied(mut apply, result) => {
                 self.release_inside(slot, database);
+                self.ended_inside(database, apply.locked);
+                if is_to_wait(&result, apply.locked) && !apply.reply.is_closed() {
+                    apply.locked += 1;
+                    self.wait_inside(database, Errand::Apply(apply));
+                    return None;
+                }
                 return self.applied_inside(slot, database, apply, result);
             }
-            Came::Cleared(clear, result) => {
+            Came::Cleared(mut clear, result) => {
                 self.release_inside(slot, database);
+                self.ended_inside(database, clear.locked);
+                if is_to_wait(&result, clear.locked) && !clear.reply.is_closed() {
+                    clear.locked += 1;
+                    self.wait_inside(database, Errand::Clear(clear));
+                    return None;
+                }
                 self.doubt_inside(database, &clear.role);
                 let trouble = result.as_ref().err().map(|trouble| trouble.broken);
                 let cause = result
@@ -72,6 +84,19 @@ impl Worker {
             }
         }
         None
+    }
+
+    fn ended_inside(&mut self, database: &str, locked: u32) {
+        if locked > 0 {
+            let room = self.rooms.room(database);
+            room.patient = room.patient.saturating_sub(1);
+        }
+    }
+
+    fn wait_inside(&mut self, database: &str, errand: Errand) {
+        let namespace = errand.namespace();
+        let room = self.rooms.room(database);
+        room.locked.push((), &namespace, errand);
     }
 
     pub fn release_inside(&mut self, slot: u64, database: &str) {

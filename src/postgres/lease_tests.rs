@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_postgres::{Config, NoTls};
 
-use super::change::{self, Ground, Line};
+use super::change::{self, Ground, Line, Patience};
 use super::connect::Link;
 use super::grant;
 use super::stats::SessionStats;
 use crate::api::Privilege;
 use crate::model::{
-    Class, DatabaseInterest, Failure, Group, Kind, Names, PrivilegeStep, Reason, RoleName, RoleStep,
+    Basis, Class, DatabaseInterest, Failure, Group, Kind, Names, PrivilegeStep, Reason, RoleName,
+    RoleStep,
 };
 use crate::ports::WriteGate;
 
@@ -67,6 +68,7 @@ async fn line_for(opens: u32, code: &'static str) -> Line {
         server: "server".into(),
         place: "server".into(),
         limit: Duration::from_secs(10),
+        patience: Patience::Short,
     }
 }
 
@@ -94,7 +96,8 @@ async fn steps_that_outlast_the_lease_are_not_sent() {
     let role = RoleName::parse("api").unwrap();
     let line = line_for(3, "42501").await;
     let steps = ["a", "b", "c", "d"].map(grant_in);
-    let outcome = grant::run(&line, &role, &steps, &DatabaseInterest::default()).await;
+    let interest = DatabaseInterest::default();
+    let outcome = grant::run(&line, &role, &Basis::Nothing, &steps, &interest).await;
     let failure = outcome.expect_err("the lease ended").failure;
     let sent = line.stats.messages();
     assert_eq!((failure.reason, sent), (Reason::NotLeader, 3));
@@ -120,15 +123,25 @@ async fn what_is_sent_again_is_the_same_for_roles_and_for_privileges() {
         ("40P01", 3 + 20 * 3),
         ("42501", 1 + 20),
     ] {
-        let line = line_for(1_000, code).await;
+        let line_of = || async {
+            let patience = Patience::Long(Duration::from_secs(1));
+            line_for(1_000, code).await.with(patience)
+        };
+        let basis = Basis::Nothing;
+        let line = line_of().await;
         // The look that comes after is refused too.
         let interest = DatabaseInterest::default();
-        let outcome = grant::run(&line, &role, &grants, &interest).await;
+        let outcome = grant::run(&line, &role, &basis, &grants, &interest).await;
         assert!(outcome.is_err());
         assert_eq!(line.stats.messages(), sent + 1, "{code} of privileges");
-        let line = line_for(1_000, code).await;
+        let line = line_of().await;
         let outcome = change::run(&line, &role, &settings, Ground::default()).await;
         assert!(outcome.is_err());
         assert_eq!(line.stats.messages(), sent + 1, "{code} of the role");
     }
+    // Beside the work of others it is not waited for at all: it is tried again behind them.
+    let line = line_for(1_000, "55P03").await;
+    let outcome = change::run(&line, &role, &settings, Ground::default()).await;
+    assert!(outcome.is_err_and(|trouble| trouble.locked));
+    assert_eq!(line.stats.messages(), 1);
 }

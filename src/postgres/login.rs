@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use crate::model::{Class, Failure, Reason, RoleName};
 use crate::ports::{AccessToken, LoginCheck, SignIn};
 
-use super::connect::{self, Unopened};
+use super::bounded::BoundedTls;
+use super::connect::{self, Purpose, Unopened};
 use super::dial::endpoint;
 use super::error::{About, refuses_place, told_as};
 use super::{Session, Sessions, State};
@@ -49,7 +50,8 @@ impl Session {
             return Err(busy(&spec.describe()));
         };
         let endpoint = endpoint(&self.shared)?;
-        match connect::attach(&endpoint, role, token, database).await {
+        let tls = BoundedTls::new(endpoint.tls.clone());
+        match connect::attach(&endpoint, role, token, database, Purpose::Login, tls).await {
             Ok((client, connection)) => {
                 drop(client);
                 // Says goodbye; whether that arrives matters to nobody.

@@ -1,15 +1,26 @@
 //! One simple-query message and its answer. Without BEGIN the message is the transaction.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::{Client, SimpleQueryMessage};
+use futures::StreamExt as _;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
-use crate::model::Failure;
+use crate::model::{Class, Failure, Reason};
 
 use super::answer::Answer;
+use super::connect::Link;
 use super::error::{About, classify, unreachable};
+use super::sql;
 use super::stats::SessionStats;
+
+/// The rows of one answer have so many bytes at most. What the statements choose themselves is less by
+/// far: see `questions::MOST` and `privileges_sql::MOST`.
+pub(super) const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
+
+/// What a value costs beside its own bytes.
+const VALUE: usize = 24;
 
 /// One result set, as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,6 +85,10 @@ pub enum Unanswered {
     Late(Duration),
     /// It was not sent: this replica may change nothing now.
     Unsent(Failure),
+    /// It was cancelled: this replica may change nothing any more.
+    Stopped(Failure),
+    /// The answer has more than we keep; whether the connection has ended.
+    TooLarge(bool),
 }
 
 impl Unanswered {
@@ -85,7 +100,16 @@ impl Unanswered {
                 let what = format!("could not {} on {}", about.action, about.server);
                 unreachable(about.server, &what, &format!("no answer within {limit:?}"))
             }
-            Self::Unsent(failure) => failure.clone(),
+            Self::Unsent(failure) | Self::Stopped(failure) => failure.clone(),
+            Self::TooLarge(_) => {
+                let message = format!(
+                    "could not {} on {}: the answer has more than {} MiB; a database administrator can make it smaller: what roles are members of, privileges on thousands of single objects, and comments on roles are what grows",
+                    about.action,
+                    about.server,
+                    LARGEST_ANSWER / (1024 * 1024),
+                );
+                Failure::new(Class::Denied, Reason::CatalogTooLarge, message)
+            }
         }
     }
 
@@ -93,8 +117,9 @@ impl Unanswered {
     pub fn is_end(&self) -> bool {
         match self {
             Self::Said(error) => error.is_closed(),
-            Self::Late(_) => true,
+            Self::Late(_) | Self::Stopped(_) => true,
             Self::Unsent(_) => false,
+            Self::TooLarge(ended) => *ended,
         }
     }
 
@@ -105,39 +130,85 @@ impl Unanswered {
             _ => None,
         }
     }
+
+    /// Whether a question for less may well be answered: the server cancelled it (57014), ran out of
+    /// something for it (53200, 54000), or there is too much to answer.
+    pub fn is_of_its_size(&self) -> bool {
+        let sizes = ["57014", "53200", "53400", "54000"];
+        match self {
+            Self::TooLarge(ended) => !ended,
+            _ => self
+                .answer()
+                .is_some_and(|answer| sizes.contains(&answer.code)),
+        }
+    }
+
+    /// Whether somebody held a lock for too long: nothing was changed.
+    pub fn is_locked(&self) -> bool {
+        self.answer().is_some_and(|answer| answer.code == "55P03")
+    }
+
+    /// Whether the role's comment is not the one any more that the change was decided on.
+    pub fn is_outdated(&self) -> bool {
+        let changed = |answer: Answer<'_>| answer.code == sql::COMMENT_CHANGED;
+        self.answer().is_some_and(changed)
+    }
 }
 
 /// Sends one message and waits for the whole answer: the result sets in order.
 pub async fn send(
-    client: &Client,
+    link: &Link,
     stats: &Arc<SessionStats>,
     limit: Duration,
     sql: &str,
 ) -> Result<Vec<Table>, Unanswered> {
     stats.sent();
-    match tokio::time::timeout(limit, client.simple_query(sql)).await {
-        Ok(Ok(messages)) => Ok(tables(messages)),
-        Ok(Err(error)) => Err(Unanswered::Said(error)),
-        Err(_) => Err(Unanswered::Late(limit)),
+    read(link, limit, sql).await
+}
+
+/// The same, uncounted. What is given up is cancelled on the server too.
+pub async fn read(link: &Link, limit: Duration, sql: &str) -> Result<Vec<Table>, Unanswered> {
+    match tokio::time::timeout(limit, collect(link, sql)).await {
+        Ok(Err(Unanswered::Said(_))) if link.is_exceeded() => Err(Unanswered::TooLarge(true)),
+        Ok(answer) => answer,
+        Err(_) => {
+            link.cancel().await;
+            Err(Unanswered::Late(limit))
+        }
     }
 }
 
-fn tables(messages: Vec<SimpleQueryMessage>) -> Vec<Table> {
-    let mut tables: Vec<Table> = Vec::new();
-    for message in messages {
-        match message {
+async fn collect(link: &Link, sql: &str) -> Result<Vec<Table>, Unanswered> {
+    let answer = link.client.simple_query_raw(sql).await;
+    let mut answer = pin!(answer.map_err(Unanswered::Said)?);
+    let (mut tables, mut size): (Vec<Table>, usize) = (Vec::new(), 0);
+    while let Some(message) = answer.next().await {
+        match message.map_err(Unanswered::Said)? {
             SimpleQueryMessage::RowDescription(columns) => tables.push(Table {
                 columns: columns.iter().map(|c| c.name().to_owned()).collect(),
                 rows: Vec::new(),
             }),
             SimpleQueryMessage::Row(row) => {
-                let value = |at| row.try_get(at).ok().flatten().map(str::to_owned);
+                size = size.saturating_add(bytes(&row));
+                if size > LARGEST_ANSWER {
+                    drop(tables);
+                    link.cancel().await;
+                    // What is on its way is passed over, so that the connection can be used further.
+                    while let Some(Ok(_)) = answer.next().await {}
+                    return Err(Unanswered::TooLarge(link.client.is_closed()));
+                }
                 if let Some(table) = tables.last_mut() {
+                    let value = |at| row.try_get(at).ok().flatten().map(str::to_owned);
                     table.rows.push((0..row.len()).map(value).collect());
                 }
             }
             _ => {}
         }
     }
-    tables
+    Ok(tables)
+}
+
+fn bytes(row: &SimpleQueryRow) -> usize {
+    let value = |at| row.try_get(at).ok().flatten().map_or(0, str::len) + VALUE;
+    (0..row.len()).map(value).sum()
 }

@@ -4,6 +4,7 @@
 mod answer;
 mod answers;
 mod batch;
+mod bounded;
 mod change;
 mod clear;
 mod clear_sql;
@@ -18,6 +19,7 @@ mod inside;
 mod inside_answers;
 mod login;
 mod message;
+mod pinned;
 mod privilege_steps;
 mod privileges_sql;
 mod questions;
@@ -171,6 +173,7 @@ impl Sessions {
         );
         let session = Session {
             shared: shared.clone(),
+            namespace: "".into(),
         };
         let work = AssertUnwindSafe(Worker::new(shared.clone(), commands).run()).catch_unwind();
         let task = tokio::spawn(async move {

@@ -35,7 +35,8 @@ const SPACES: &str = r"theirs AS MATERIALIZED (
     AND NOT pg_catalog.starts_with(n.nspname::text, 'pg_') AND n.nspname <> 'information_schema')
 )";
 
-/// Common table expressions over all objects that could matter. ACLs are taken apart only for our
+/// Common table expressions over all objects that could matter. A function's name has its arguments: where
+/// these are longer than anybody declares, only their hash. ACLs are taken apart only for our
 /// roles, and put together again here, so that no row is sent for anything that is not ours. `us` is
 /// also what decides for whom we can revoke: without GRANTED BY the server picks the owner if we have
 /// its privileges, otherwise ourselves; for another grantor we must become it.
@@ -51,8 +52,10 @@ const WORLD: &str = r"us AS MATERIALIZED (
     c.relowner AS owner, c.relacl AS acl
   FROM spaces AS s JOIN pg_catalog.pg_class AS c ON c.relnamespace = s.oid WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   UNION ALL
-  SELECT 'function', s.name, p.oid, p.proname::text || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')', p.proowner, p.proacl
+  SELECT 'function', s.name, p.oid, p.proname::text || '(' || CASE WHEN octet_length(a.types) <= 1024 THEN a.types
+    ELSE '#' || pg_catalog.md5(a.types) END || ')', p.proowner, p.proacl
   FROM spaces AS s JOIN pg_catalog.pg_proc AS p ON p.pronamespace = s.oid
+  CROSS JOIN LATERAL (SELECT pg_catalog.oidvectortypes(p.proargtypes) AS types OFFSET 0) AS a
   UNION ALL
   SELECT 'schema', s.name, s.oid, s.name, s.owner, s.acl FROM spaces AS s
 ), owners AS MATERIALIZED (
@@ -63,10 +66,11 @@ const WORLD: &str = r"us AS MATERIALIZED (
 /// Whether a GRANT of ours would be recorded under the grantor of entry `e` of object `t`: the server
 /// takes the owner if we have its privileges, otherwise ourselves, or without a grant option of our own a
 /// role that we inherit one from. What we gave before we got the owner's privileges is ours all the same.
-pub(super) fn ours(mine: &str, us: &str, owner: &str, acl: &str) -> String {
+/// `option` says whether we have a grant option of our own.
+pub(super) fn ours(mine: &str, us: &str, owner: &str, option: &str) -> String {
     format!(
         "CASE WHEN {mine} THEN e.grantor IN ({owner}, {us}) ELSE e.grantor = {us} OR (pg_catalog.pg_has_role(e.grantor, 'USAGE') \
-AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode({acl}) AS g WHERE g.grantee = {us} AND g.is_grantable AND g.privilege_type = e.privilege_type)) END"
+AND NOT {option}) END"
     )
 }
 
@@ -82,7 +86,13 @@ WHERE pg_catalog.current_setting('{ADMINISTRATORS}', true)::jsonb ? a.rolname::t
 /// [`ours`] of objects, for which we take back as each grantor apart: also what we gave as another of the
 /// declared administrators.
 pub(super) fn ours_on_objects() -> String {
-    let now = ours("o.mine", "u.oid", "t.owner", "t.acl");
+    let now = ours(
+        "o.mine",
+        "u.oid",
+        "t.owner",
+        "EXISTS (SELECT FROM pg_catalog.aclexplode(t.acl) AS g \
+WHERE g.grantee = u.oid AND g.is_grantable AND g.privilege_type = e.privilege_type)",
+    );
     format!("({now} OR {})", by_admin("e.grantor"))
 }
 
@@ -98,15 +108,21 @@ const FACTS: &str = r"looked AS MATERIALIZED (
   LEFT JOIN grouped AS g ON g.schema = t.schema AND g.kind = t.kind
   WHERE t.schema IN (SELECT w.name FROM wanted AS w) AND (t.kind = 'schema' OR n.name IS NOT NULL OR g.kind IS NOT NULL)
 ), refusing AS MATERIALIZED (
-  SELECT l.schema, l.kind, l.name, l.owner_name, l.super,
-    ARRAY(SELECT p FROM unnest(l.privileges) AS p WHERE p <> ALL (l.grantable)) AS missing,
-    ARRAY(SELECT p FROM unnest(l.privileges) AS p WHERE l.super OR l.owner_name = 'azuresu' OR EXISTS (
-        SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = l.oid AND d.objsubid = 0 AND d.deptype = 'e'
-          AND d.classid = CASE l.kind WHEN 'function' THEN 'pg_catalog.pg_proc' ELSE 'pg_catalog.pg_class' END::pg_catalog.regclass)
-      OR EXISTS (SELECT FROM pg_catalog.aclexplode(coalesce(l.acl, CASE l.kind WHEN 'function' THEN pg_catalog.acldefault('f', l.owner)
-          WHEN 'sequence' THEN pg_catalog.acldefault('s', l.owner) ELSE pg_catalog.acldefault('r', l.owner) END)) AS e
-        WHERE e.grantee = 0 AND e.privilege_type = p)) AS spared
-  FROM looked AS l WHERE l.whole AND NOT l.privileges <@ l.grantable
+  SELECT x.schema, x.kind, x.missing, x.spared, x.owner_name, x.super, json_agg(x.name) AS names, sum(octet_length(x.name) + {EACH}) AS size
+  FROM (
+      SELECT l.schema, l.kind, l.name, l.owner_name, l.super,
+        ARRAY(SELECT p FROM unnest(l.privileges) AS p WHERE p <> ALL (l.grantable)) AS missing,
+        ARRAY(SELECT p FROM unnest(l.privileges) AS p WHERE l.super OR l.owner_name = 'azuresu' OR EXISTS (
+            SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = l.oid AND d.objsubid = 0 AND d.deptype = 'e'
+              AND d.classid = CASE l.kind WHEN 'function' THEN 'pg_catalog.pg_proc' ELSE 'pg_catalog.pg_class' END::pg_catalog.regclass)
+          OR EXISTS (SELECT FROM pg_catalog.aclexplode(coalesce(l.acl, CASE l.kind WHEN 'function' THEN pg_catalog.acldefault('f', l.owner)
+              WHEN 'sequence' THEN pg_catalog.acldefault('s', l.owner) ELSE pg_catalog.acldefault('r', l.owner) END)) AS e
+            WHERE e.grantee = 0 AND e.privilege_type = p)) AS spared
+      FROM looked AS l WHERE l.whole AND NOT l.privileges <@ l.grantable) AS x
+  GROUP BY x.schema, x.kind, x.missing, x.spared, x.owner_name, x.super
+), groups AS MATERIALIZED (
+  SELECT x.schema, x.kind, x.size, sum(x.size) OVER (ORDER BY x.size, x.schema, x.kind) <= {MOST} AS fits
+  FROM (SELECT r.schema, r.kind, sum(r.size) AS size FROM refusing AS r GROUP BY r.schema, r.kind) AS x
 ), entries AS MATERIALIZED (
   SELECT g.kind, g.schema, g.oid, g.name, g.grantee, g.privilege, bool_or(g.ours) AS ours,
     min(g.grantor) FILTER (WHERE g.fixed) AS fixed, min(g.grantor) FILTER (WHERE g.fixed AND g.ours) AS stuck
@@ -118,7 +134,7 @@ const FACTS: &str = r"looked AS MATERIALIZED (
     WHERE t.acl IS NOT NULL AND e.grantee <> t.owner) AS g
   GROUP BY 1, 2, 3, 4, 5, 6
 ), columns AS MATERIALIZED (
-  SELECT x.role, t.schema, t.name, a.attname::text AS column, e.privilege_type AS privilege,
+  SELECT x.grantee, x.role, t.schema, t.name, a.attname::text AS column, e.privilege_type AS privilege,
     min(e.grantor) FILTER (WHERE CASE WHEN e.grantor = t.owner AND o.mine THEN false
       WHEN e.grantor = u.oid THEN o.mine ELSE NOT pg_catalog.pg_has_role(e.grantor, u.become) END) AS fixed
   FROM (SELECT r.oid AS grantee, r.name AS role, d.objid, d.objsubid FROM ours AS r CROSS JOIN LATERAL (
@@ -129,29 +145,48 @@ const FACTS: &str = r"looked AS MATERIALIZED (
   JOIN things AS t ON t.oid = x.objid AND t.kind = 'table' AND t.owner <> x.grantee JOIN owners AS o ON o.owner = t.owner
   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = x.objid AND a.attnum = x.objsubid
   CROSS JOIN us AS u CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) AS e
-  WHERE e.grantee = x.grantee GROUP BY 1, 2, 3, 4, 5
+  WHERE e.grantee = x.grantee GROUP BY 1, 2, 3, 4, 5, 6
 ), totals AS MATERIALIZED (
   SELECT t.kind, t.schema, count(*) AS total FROM things AS t GROUP BY 1, 2
 ), owned AS MATERIALIZED (
   SELECT t.kind, t.schema, t.owner AS grantee, count(*) AS owned, json_agg(t.name) AS names FROM things AS t JOIN ours AS r ON r.oid = t.owner GROUP BY 1, 2, 3
 ), sums AS MATERIALIZED (
-  SELECT s.kind, s.schema, s.grantee, s.privilege, f.fixed, f.stuck, f.others,
+  SELECT s.kind, s.schema, s.grantee, s.privilege, f.fixed, f.stuck, f.others, coalesce(f.count, 0) AS apart,
     s.held + coalesce(w.owned, 0) = t.total AND (f.kind IS NULL OR s.kind = 'schema' OR g.kind IS NOT NULL) AS on_all
   FROM (SELECT e.kind, e.schema, e.grantee, e.privilege, count(*) AS held FROM entries AS e GROUP BY 1, 2, 3, 4) AS s
-  LEFT JOIN (SELECT e.kind, e.schema, e.grantee, e.privilege, json_agg(e.name) FILTER (WHERE NOT e.ours) AS others,
+  LEFT JOIN (SELECT e.kind, e.schema, e.grantee, e.privilege, count(*), json_agg(e.name) FILTER (WHERE NOT e.ours) AS others,
       json_object_agg(e.name, pg_catalog.pg_get_userbyid(e.fixed)::text) FILTER (WHERE e.fixed IS NOT NULL) AS fixed,
       json_object_agg(e.name, pg_catalog.pg_get_userbyid(e.stuck)::text) FILTER (WHERE e.stuck IS NOT NULL) AS stuck
     FROM entries AS e WHERE e.fixed IS NOT NULL OR NOT e.ours GROUP BY 1, 2, 3, 4) AS f USING (kind, schema, grantee, privilege)
   JOIN totals AS t USING (kind, schema) LEFT JOIN owned AS w USING (kind, schema, grantee)
   LEFT JOIN grouped AS g USING (kind, schema)
 ), parts AS MATERIALIZED (
-  SELECT p.kind, p.schema, p.grantee, p.privilege, json_agg(p.name) AS names FROM (
+  SELECT p.kind, p.schema, p.grantee, p.privilege, json_agg(p.name) AS names, count(*) FROM (
     SELECT e.kind, e.schema, e.grantee, e.privilege, e.name
     FROM entries AS e JOIN sums AS s USING (kind, schema, grantee, privilege) WHERE NOT s.on_all
     UNION ALL
     SELECT t.kind, t.schema, s.grantee, s.privilege, t.name
     FROM sums AS s JOIN things AS t ON t.kind = s.kind AND t.schema = s.schema AND t.owner = s.grantee WHERE NOT s.on_all
   ) AS p GROUP BY 1, 2, 3, 4
+), defaults AS MATERIALIZED (
+  SELECT r.oid AS grantee, r.name AS role, pg_catalog.pg_get_userbyid(d.defaclrole)::text AS owner,
+    CASE d.defaclobjtype WHEN 'r' THEN 'table' WHEN 'S' THEN 'sequence' ELSE 'function' END AS kind,
+    s.name AS schema, json_agg(DISTINCT e.privilege_type) AS privileges
+  FROM pg_catalog.pg_default_acl AS d JOIN spaces AS s ON s.oid = d.defaclnamespace
+  CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS e JOIN ours AS r ON r.oid = e.grantee
+  WHERE d.defaclobjtype IN ('r', 'S', 'f') AND e.grantee <> d.defaclrole
+  GROUP BY r.oid, r.name, d.defaclrole, d.defaclobjtype, s.name
+), roles AS MATERIALIZED (
+  SELECT x.grantee AS oid, x.size, sum(x.size) OVER (ORDER BY x.size, x.grantee) <= {MOST} AS fits
+  FROM (SELECT c.grantee, sum(c.size) AS size FROM (
+      SELECT s.grantee, {ROW} + coalesce(octet_length(p.names::text) + {EACH} * p.count, 0)
+        + coalesce(octet_length(w.names::text) + {EACH} * w.owned, 0) + 3 * {EACH} * s.apart
+        + coalesce(octet_length(s.fixed::text), 0) + coalesce(octet_length(s.stuck::text), 0) + coalesce(octet_length(s.others::text), 0) AS size
+      FROM sums AS s LEFT JOIN parts AS p USING (kind, schema, grantee, privilege) LEFT JOIN owned AS w USING (kind, schema, grantee)
+      UNION ALL
+      SELECT c.grantee, 2 * {ROW} FROM columns AS c
+      UNION ALL
+      SELECT d.grantee, 2 * {ROW} FROM defaults AS d) AS c GROUP BY c.grantee) AS x
 )
 SELECT json_build_object('what', 'object', 'kind', l.kind, 'schema', l.schema, 'name', l.name, 'owner', l.owner_name, 'super', l.super,
   'grantable', l.grantable, 'grantees', l.grantees) AS fact
@@ -165,10 +200,14 @@ LEFT JOIN (SELECT x.schema, x.kind, count(*) AS total, max(x.grantees) AS grante
   FROM looked AS x WHERE x.whole GROUP BY 1, 2) AS l ON l.schema = g.schema AND l.kind = g.kind
 UNION ALL
 SELECT json_build_object('what', 'refusing', 'kind', r.kind, 'schema', r.schema, 'privileges', r.missing,
-  'spared', r.spared, 'names', json_agg(r.name), 'owner', r.owner_name, 'super', r.super)
-FROM refusing AS r GROUP BY r.kind, r.schema, r.missing, r.spared, r.owner_name, r.super
+  'spared', r.spared, 'names', r.names, 'owner', r.owner_name, 'super', r.super)
+FROM refusing AS r JOIN groups AS g USING (schema, kind) WHERE g.fits
 UNION ALL
-SELECT json_build_object('what', 'signatures', 'schema', n.schema, 'name', n.name, 'names', json_agg(t.name))
+SELECT json_build_object('what', 'largeGroup', 'kind', g.kind, 'schema', g.schema) FROM groups AS g WHERE NOT g.fits
+UNION ALL
+SELECT json_build_object('what', 'largeRole', 'role', r.name) FROM roles AS x JOIN ours AS r ON r.oid = x.oid WHERE NOT x.fits
+UNION ALL
+SELECT json_build_object('what', 'signatures', 'schema', n.schema, 'name', n.name, 'names', to_json((array_agg(t.name ORDER BY t.name))[:20]))
 FROM named AS n JOIN things AS t ON t.schema = n.schema AND t.kind = 'function'
   AND split_part(t.name, '(', 1) = split_part(n.name, '(', 1)
 WHERE n.kind = 'function' AND NOT EXISTS (SELECT FROM looked AS l WHERE l.schema = n.schema AND l.kind = 'function' AND l.name = n.name)
@@ -183,20 +222,24 @@ WHERE w.owned = t.total
 UNION ALL
 SELECT json_build_object('what', 'held', 'role', r.name, 'kind', s.kind, 'schema', s.schema, 'privilege', s.privilege,
   'names', p.names, 'fixed', s.fixed, 'stuck', s.stuck, 'others', s.others, 'owned', w.names)
-FROM sums AS s JOIN ours AS r ON r.oid = s.grantee LEFT JOIN parts AS p USING (kind, schema, grantee, privilege)
+FROM sums AS s JOIN ours AS r ON r.oid = s.grantee JOIN roles AS x ON x.oid = s.grantee AND x.fits LEFT JOIN parts AS p USING (kind, schema, grantee, privilege)
 LEFT JOIN owned AS w USING (kind, schema, grantee)
 UNION ALL
 SELECT json_build_object('what', 'column', 'role', c.role, 'schema', c.schema, 'name', c.name, 'column', c.column,
   'privilege', c.privilege, 'fixed', CASE WHEN c.fixed IS NOT NULL THEN pg_catalog.pg_get_userbyid(c.fixed)::text END)
-FROM columns AS c
+FROM columns AS c JOIN roles AS x ON x.oid = c.grantee AND x.fits
 UNION ALL
-SELECT json_build_object('what', 'default', 'role', r.name, 'owner', pg_catalog.pg_get_userbyid(d.defaclrole)::text,
-  'kind', CASE d.defaclobjtype WHEN 'r' THEN 'table' WHEN 'S' THEN 'sequence' ELSE 'function' END,
-  'schema', s.name, 'privileges', json_agg(DISTINCT e.privilege_type))
-FROM pg_catalog.pg_default_acl AS d JOIN spaces AS s ON s.oid = d.defaclnamespace
-CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS e JOIN ours AS r ON r.oid = e.grantee
-WHERE d.defaclobjtype IN ('r', 'S', 'f') AND e.grantee <> d.defaclrole
-GROUP BY r.name, d.defaclrole, d.defaclobjtype, s.name";
+SELECT json_build_object('what', 'default', 'role', d.role, 'owner', d.owner, 'kind', d.kind, 'schema', d.schema, 'privileges', d.privileges)
+FROM defaults AS d JOIN roles AS x ON x.oid = d.grantee AND x.fits";
+
+/// What roles have, and what keeps a group from being granted on, takes so many bytes each in the
+/// operator's memory at most: the smallest come first, and of those for which nothing is left it is only
+/// said that they are too large.
+pub(super) const MOST: usize = 5 * 1024 * 1024;
+
+/// What a name and a row cost beside their own bytes.
+const EACH: usize = 48;
+const ROW: usize = 200;
 
 /// What is there of that interest, and what these roles have in all of the database.
 pub fn facts(roles: &BTreeSet<RoleName>, interest: &DatabaseInterest) -> String {
@@ -232,7 +275,11 @@ pub fn facts(roles: &BTreeSet<RoleName>, interest: &DatabaseInterest) -> String 
 {grouped},
 {named},
 {SPACES}, {WORLD}, {FACTS}",
-        FACTS = FACTS.replace("{OURS}", &ours_on_objects()),
+        FACTS = FACTS
+            .replace("{OURS}", &ours_on_objects())
+            .replace("{MOST}", &MOST.to_string())
+            .replace("{EACH}", &EACH.to_string())
+            .replace("{ROW}", &ROW.to_string()),
         wanted = texts(schemas.into_iter()),
     )
 }
@@ -304,6 +351,13 @@ enum Fact {
     },
     Held(HeldRow),
     Column(ColumnRow),
+    LargeRole {
+        role: String,
+    },
+    LargeGroup {
+        kind: Kind,
+        schema: String,
+    },
     Default {
         role: String,
         owner: String,
@@ -336,22 +390,54 @@ struct ColumnRow {
     fixed: Option<String>,
 }
 
+/// What there was too much of to be told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct TooLarge {
+    roles: BTreeSet<RoleName>,
+    groups: BTreeSet<Group>,
+}
+
+impl TooLarge {
+    /// What of that role's interest is not known therefore, in words.
+    pub fn of(&self, role: &RoleName, interest: &DatabaseInterest) -> Option<String> {
+        if self.roles.contains(role) {
+            return Some(format!(
+                "role {:?} has privileges on too many single objects: grant on whole groups of objects instead (all: true), or have them revoked",
+                role.as_str()
+            ));
+        }
+        let group = self.groups.iter().find(|of| interest.groups.contains(of))?;
+        Some(format!(
+            "schema {:?} has too many {}s on which the operator's administrator may grant nothing: name the objects instead of all: true, or have their owners give it the grant option",
+            group.schema, group.kind
+        ))
+    }
+}
+
 /// The answer to [`facts`]; `None` if a row is not what was asked for.
 pub fn catalog(
     roles: BTreeSet<RoleName>,
     asked: DatabaseInterest,
     answer: &Table,
-) -> Option<DatabaseCatalog> {
+) -> Option<(DatabaseCatalog, TooLarge)> {
     let mut catalog = DatabaseCatalog {
         roles,
         asked,
         ..DatabaseCatalog::default()
     };
+    let mut large = TooLarge::default();
     for row in answer.rows() {
-        let fact = serde_json::from_str(row.get("fact")?).ok()?;
-        take(&mut catalog, fact)?;
+        match serde_json::from_str(row.get("fact")?).ok()? {
+            Fact::LargeRole { role } => {
+                large.roles.insert(RoleName::parse(&role).ok()?);
+            }
+            Fact::LargeGroup { kind, schema } => {
+                large.groups.insert(Group { schema, kind });
+            }
+            fact => take(&mut catalog, fact)?,
+        }
     }
-    Some(catalog)
+    Some((catalog, large))
 }
 
 fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
@@ -437,6 +523,8 @@ fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
             let held = catalog.held.entry(parse(role)?).or_default();
             held.owned.insert(Group { schema, kind });
         }
+        // See catalog().
+        Fact::LargeRole { .. } | Fact::LargeGroup { .. } => {}
         Fact::Held(row) => hold(catalog, row)?,
         Fact::Column(row) => hold_column(catalog, row)?,
         Fact::Default {

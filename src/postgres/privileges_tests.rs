@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use proptest::prelude::*;
+
 use super::message::Table;
 use super::privilege_steps::{show_privilege_steps, statement};
-use super::privileges_sql::{catalog, facts};
+use super::privileges_sql::{TooLarge, catalog, facts};
 use crate::api::Privilege;
 use crate::model::database::On;
 use crate::model::{
@@ -187,7 +189,8 @@ fn rows_become_what_a_role_has_and_what_we_may_grant() {
         r#"{"what":"default","role":"r","owner":"maker","kind":"table","schema":"app","privileges":["SELECT","MAINTAIN"]}"#,
     ];
     let roles = BTreeSet::from([role("r")]);
-    let known = catalog(roles, interest(), &answer(&rows)).unwrap();
+    let (known, large) = catalog(roles, interest(), &answer(&rows)).unwrap();
+    assert_eq!(large, TooLarge::default());
     assert_eq!(
         known.schemas["app"].grantable,
         privileges(&[Privilege::Usage])
@@ -223,9 +226,73 @@ fn rows_become_what_a_role_has_and_what_we_may_grant() {
     );
 }
 
+// Red when: what was left out is taken for absent.
+#[test]
+fn only_whose_role_or_group_is_too_large_gets_no_answer() {
+    let rows = [
+        r#"{"what":"largeRole","role":"big"}"#,
+        r#"{"what":"largeGroup","kind":"table","schema":"app"}"#,
+    ];
+    let roles = BTreeSet::from([role("big"), role("r")]);
+    let (_, large) = catalog(roles, interest(), &answer(&rows)).unwrap();
+    let nothing = DatabaseInterest::default();
+    let told = |of: &str, interest| large.of(&role(of), interest);
+    assert!(told("big", &nothing).unwrap().contains("role \"big\""));
+    assert_eq!(told("r", &nothing), None);
+    let of_group = DatabaseInterest {
+        groups: BTreeSet::from([group("app", Kind::Table)]),
+        ..DatabaseInterest::default()
+    };
+    assert!(told("r", &of_group).unwrap().contains("schema \"app\""));
+}
+
 #[test]
 fn an_answer_that_was_not_asked_for_is_none() {
     let read = |row: &str| catalog(BTreeSet::new(), interest(), &answer(&[row]));
     assert_eq!(read(r#"{"what":"surprise"}"#), None);
     assert_eq!(read("no json"), None);
+}
+
+/// Rows that a server may answer, with names of any length.
+fn any_fact() -> impl Strategy<Value = String> {
+    let names = proptest::collection::vec(".{0,40}", 0..20);
+    let whats = [
+        "object",
+        "group",
+        "refusing",
+        "signatures",
+        "speaker",
+        "owned",
+        "held",
+        "column",
+        "default",
+        "largeRole",
+        "largeGroup",
+    ];
+    let kind = proptest::sample::select(vec!["table", "schema", "function", "sequence", "x"]);
+    let what = proptest::sample::select(whats.to_vec());
+    (what, kind, names, ".{0,70}", any::<u32>()).prop_map(|(what, kind, names, name, n)| {
+        serde_json::json!({
+            "what": what, "kind": kind, "schema": name, "name": name, "owner": "o", "role": name, "super": n % 2 == 0,
+            "grantable": ["SELECT"], "privileges": ["SELECT", "USAGE"], "privilege": "SELECT", "grantees": n, "total": n,
+            "mine": true, "names": names, "fixed": {"t": "o"}, "stuck": null, "others": names, "owned": null, "column": name,
+        })
+        .to_string()
+    })
+}
+
+proptest! {
+    // Red when: a row makes the parser break, or keeps more than it has.
+    #[test]
+    fn any_rows_of_a_database_are_read_in_memory_linear_in_them(
+        facts in proptest::collection::vec(any_fact(), 0..40),
+        noise in proptest::option::of("\\PC{0,60}"),
+    ) {
+        let rows: Vec<&str> = facts.iter().chain(&noise).map(String::as_str).collect();
+        let bytes: usize = rows.iter().map(|row| row.len()).sum();
+        if let Some(read) = catalog(BTreeSet::from([role("r")]), interest(), &answer(&rows)) {
+            let kept = format!("{read:?}").len();
+            prop_assert!(kept < 4_000 + 20 * bytes);
+        }
+    }
 }

@@ -7,12 +7,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::model::{Catalog, Failure, Subjects};
 
-use super::answers::{Finished, reply};
-use super::change::{self, Ground};
+use super::answers::{Answers, Finished, reply};
+use super::change::{self, Ground, Patience, Trouble};
 use super::dial::take;
 use super::drop;
+use super::error::unreachable;
 use super::queue::Lane;
-use super::shared::{Change, Command, DropRequest};
+use super::shared::{Change, Command, DropRequest, Look};
 use super::worker::{End, Slot, Worker};
 use super::{questions, snapshot};
 
@@ -51,7 +52,7 @@ impl Worker {
         let mut tick = interval_at(Instant::now() + every, every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.no_more_until = None;
-        self.snapshots_inside();
+        self.snapshot_due = true;
         loop {
             self.dispatch();
             let end = tokio::select! {
@@ -63,7 +64,7 @@ impl Worker {
                     None => Some(End::Stopped),
                 },
                 Some(finished) = self.running.join_next() => self.finished(finished),
-                Some((slot, cause)) = self.ended.recv() => self.lost(slot, &cause),
+                Some((slot, cause)) = self.ended.recv() => self.closed(slot, &cause),
                 _ = tick.tick() => {
                     self.snapshot();
                     self.snapshots_inside();
@@ -83,10 +84,14 @@ impl Worker {
             match command {
                 Command::Look(look) => self.asked.push(look),
                 Command::Change(change) => {
-                    let lane = Lane::of(&change.steps);
-                    self.queue.push(lane, Work::Change(change));
+                    let (lane, namespace) = (Lane::of(&change.steps), change.namespace.clone());
+                    self.queue.push(lane, &namespace, Work::Change(change));
                 }
-                Command::Drop(request) => self.queue.push(Lane::Plain, Work::Drop(request)),
+                Command::Drop(request) => {
+                    let namespace = request.namespace.clone();
+                    self.queue
+                        .push(Lane::Plain, &namespace, Work::Drop(request));
+                }
                 Command::Snapshot => self.snapshot_due = true,
                 Command::Inside(database, inside) => self.take_inside(&database, *inside),
             }
@@ -102,30 +107,60 @@ impl Worker {
             self.snapshots_inside();
         }
         self.dispatch_inside();
-        if !self.asked.is_empty() && self.asking.is_none() {
+        if !self.asked.is_empty() && self.asking.is_none() && !self.first_snapshot {
             self.ask();
         }
         while let Some(at) = self.first(|slot| slot.busy < PIPELINE) {
             let Some(work) = self.queue.pop_plain() else {
                 break;
             };
-            self.start(at, work, false);
+            self.start(at, work, false, Patience::Short);
         }
+        self.dispatch_locked();
         // The first connection last: questions and snapshots wait behind what it does.
         let free = |slot: &Slot| !slot.slow && !slot.is_closed();
         while let Some(at) = self.slots.iter().rposition(free) {
             let Some(work) = self.queue.pop_directory() else {
                 break;
             };
-            self.start(at, work, true);
+            self.start(at, work, true, Patience::Short);
         }
-        let waits = self.queue.directory_len() > 0;
-        let may = self.free() > 0
-            && self
-                .no_more_until
-                .is_none_or(|until| Instant::now() >= until);
-        if waits && may && !self.opening {
+        let alone = self.queue.has_locked() && self.slots.len() < 2;
+        let waits = self.queue.directory_len() > 0 || alone;
+        if waits && self.may_open() && !self.opening {
             self.open_another();
+        }
+    }
+
+    fn may_open(&self) -> bool {
+        let paused = self
+            .no_more_until
+            .is_some_and(|until| Instant::now() < until);
+        self.free() > 0 && !paused
+    }
+
+    /// Tries one piece of work again that came upon a lock: for long on a connection that nobody else waits
+    /// for, and for a moment where there is only the one that questions and snapshots use.
+    fn dispatch_locked(&mut self) {
+        if self.patient > 0 || !self.queue.has_locked() {
+            return;
+        }
+        let idle = |slot: &Slot| !slot.slow && !slot.is_closed() && slot.busy == 0;
+        let further = self.slots.iter().skip(1).position(idle);
+        let alone = self.slots.len() < 2 && !self.opening && !self.may_open();
+        let (at, patience) = match (further, alone) {
+            (Some(at), _) => (at + 1, Patience::Long(self.shared.spec.timeouts.lock)),
+            (None, true) => match self.first(|slot| slot.busy < PIPELINE) {
+                Some(at) => (at, Patience::Short),
+                None => return,
+            },
+            (None, false) => return,
+        };
+        if let Some(work) = self.queue.pop_locked() {
+            self.patient += 1;
+            if !self.start(at, work, at > 0, patience) {
+                self.patient -= 1;
+            }
         }
     }
 
@@ -144,13 +179,15 @@ impl Worker {
         Some((slot.id, line))
     }
 
-    fn start(&mut self, at: usize, work: Work, directory: bool) {
+    /// Starts work, which has the connection to itself if it `is_slow`; says if it did.
+    fn start(&mut self, at: usize, work: Work, is_slow: bool, patience: Patience) -> bool {
         if !work.is_awaited() {
-            return;
+            return false;
         }
-        let Some((slot, line)) = self.occupy(at, directory) else {
-            return;
+        let Some((slot, line)) = self.occupy(at, is_slow) else {
+            return false;
         };
+        let line = line.with(patience);
         match work {
             Work::Change(change) => {
                 let ground = self.ground(&change);
@@ -158,7 +195,7 @@ impl Worker {
                     let result = change::run(&line, &change.role, &change.steps, ground).await;
                     Finished::Changed {
                         slot,
-                        slow: directory,
+                        slow: is_slow,
                         change,
                         result,
                     }
@@ -174,11 +211,13 @@ impl Worker {
                 let result = drop::run(&line, role, ours, *is_reassigned).await;
                 Finished::Dropped {
                     slot,
+                    slow: is_slow,
                     request,
                     result,
                 }
             }),
         };
+        true
     }
 
     /// What a change is made on, and what is to be read back after it.
@@ -187,6 +226,7 @@ impl Worker {
         let catalog = status.catalog.as_deref();
         Ground {
             server: catalog.map(Catalog::server).unwrap_or_default(),
+            basis: change.basis.clone(),
             subjects: catalog.map_or_else(
                 || Subjects::role(&change.role),
                 |catalog| catalog.unknown(&change.role, &change.interest),
@@ -194,8 +234,18 @@ impl Worker {
         }
     }
 
-    /// One question for all lookups that wait.
+    /// One question for all lookups that wait, but for those that a snapshot answered meanwhile.
     fn ask(&mut self) {
+        for look in std::mem::take(&mut self.asked) {
+            let known = self.view(&look.role, &look.interest);
+            match known {
+                Ok(view) if !look.anew => reply(look.reply, Ok(view)),
+                _ => self.asked.push(look),
+            }
+        }
+        if self.asked.is_empty() {
+            return;
+        }
         let at = self.first(|_| true);
         let Some((slot, line)) = at.and_then(|at| self.occupy(at, false)) else {
             return;
@@ -203,18 +253,8 @@ impl Worker {
         self.asking = Some(slot);
         let looks = std::mem::take(&mut self.asked);
         self.running.spawn(async move {
-            let mut subjects = Subjects::default();
-            for look in &looks {
-                subjects.add(&look.role, &look.interest);
-            }
-            let question = questions::facts(&subjects, false);
-            let answer = line.ask("look up roles", None, &question).await;
-            let result = answer.map(|tables| snapshot::facts(subjects, &tables));
-            Finished::Asked {
-                slot,
-                looks,
-                result,
-            }
+            let answers = look_up(&line, looks).await;
+            Finished::Asked { slot, answers }
         });
     }
 
@@ -240,5 +280,45 @@ impl Worker {
                 result,
             }
         });
+    }
+}
+
+/// Asks for all at once; if that takes the server too long, or there is too much to answer, for half of
+/// them at a time, so that only whose role it is gets no answer.
+async fn look_up(line: &change::Line, looks: Vec<Look>) -> Vec<Answers> {
+    let (mut left, mut answers) = (vec![looks], Vec::new());
+    while let Some(mut looks) = left.pop() {
+        let mut subjects = Subjects::default();
+        for look in &looks {
+            subjects.add(&look.role, &look.interest);
+        }
+        let question = questions::facts(&subjects);
+        let result = match line.send(&question).await {
+            Ok(tables) => Ok(snapshot::facts(subjects, &tables)),
+            Err(error) if looks.len() > 1 && error.is_of_its_size() => {
+                left.push(looks.split_off(looks.len() / 2));
+                left.push(looks);
+                continue;
+            }
+            Err(error) => Err(line.trouble("look up roles", None, &error)),
+        };
+        let broken = result.as_ref().is_err_and(|trouble| trouble.broken);
+        answers.push((looks, result));
+        if broken {
+            // The others are asked for on another connection.
+            let lost = left.drain(..).map(|looks| (looks, Err(gone(line))));
+            answers.extend(lost);
+        }
+    }
+    answers
+}
+
+fn gone(line: &change::Line) -> Trouble {
+    let server = &line.server;
+    let what = format!("could not look up roles on {server}");
+    Trouble {
+        failure: unreachable(server, &what, "the connection was lost"),
+        broken: true,
+        locked: false,
     }
 }

@@ -10,8 +10,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::oneshot;
 
 use crate::model::{
-    Catalog, Class, DatabaseCatalog, DatabaseInterest, Failure, Interest, ObjectKey, PrivilegeStep,
-    Reason, RoleName, RoleStep, RoleView,
+    Basis, Catalog, Class, DatabaseCatalog, DatabaseInterest, Failure, Interest, ObjectKey,
+    PrivilegeStep, Reason, RoleName, RoleStep, RoleView,
 };
 use crate::ports::TokenOrder;
 
@@ -98,9 +98,20 @@ pub enum State {
 #[derive(Clone)]
 pub struct Session {
     pub(super) shared: Arc<Shared>,
+    /// Whose work it is sent for; namespaces take turns.
+    pub(super) namespace: Arc<str>,
 }
 
 impl Session {
+    /// The same session, for work of that namespace: namespaces take turns.
+    #[must_use]
+    pub fn of(self, namespace: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            ..self
+        }
+    }
+
     /// The server object.
     pub fn server(&self) -> &ObjectKey {
         &self.shared.spec.server
@@ -113,7 +124,7 @@ impl Session {
 
     /// How the session is.
     pub fn state(&self) -> State {
-        let Status { phase, catalog } = self.shared.status.borrow().clone();
+        let Status { phase, catalog, .. } = self.shared.status.borrow().clone();
         match (phase, catalog) {
             (Phase::Failed(failure), _) => State::Failed(failure),
             (Phase::Connected, Some(catalog)) => State::Connected(catalog),
@@ -124,6 +135,11 @@ impl Session {
     /// The newest catalog there was, also while there is no connection.
     pub fn last_catalog(&self) -> Option<Arc<Catalog>> {
         self.shared.status.borrow().catalog.clone()
+    }
+
+    /// Why no snapshot could be taken of late, although the session serves: who looks asks the server.
+    pub fn unread(&self) -> Option<Failure> {
+        self.shared.status.borrow().unread.clone()
     }
 
     /// What the session has done so far.
@@ -170,16 +186,36 @@ impl Session {
         let known = |status: &Status| status.catalog.as_ref()?.view(role, interest);
         let known = known(&self.shared.status.borrow());
         if let (Some(view), Trust::Catalog) = (known, trust) {
-            return Ok(view);
+            return self.bounded(role, view);
         }
         let (reply, answer) = oneshot::channel();
         let look = Look {
             role: role.clone(),
             interest: interest.clone(),
+            anew: trust == Trust::ServerOnly,
             again: false,
             reply,
         };
-        self.command(Command::Look(look), answer).await
+        let view = self.command(Command::Look(look), answer).await?;
+        self.bounded(role, view)
+    }
+
+    /// A role that has more than is read is not worked on: what it has would be taken for absent.
+    fn bounded(&self, role: &RoleName, view: RoleView) -> Result<RoleView, Failure> {
+        let Some(bytes) = view.role.as_ref().and_then(|facts| facts.too_large) else {
+            return Ok(view);
+        };
+        let message = format!(
+            "role {:?} on {} has more than the operator reads: its memberships, settings and privileges on databases take {bytes} bytes; a database administrator can take back what it does not need (most often memberships: SELECT count(*) FROM pg_auth_members WHERE member = {:?}::regrole)",
+            role.as_str(),
+            self.shared.spec.describe(),
+            role.as_str(),
+        );
+        Err(Failure::new(
+            Class::Denied,
+            Reason::CatalogTooLarge,
+            message,
+        ))
     }
 
     /// Snapshots need not cover this role any more.
@@ -189,10 +225,12 @@ impl Session {
 
     /// Makes these steps in database `postgres`, in one transaction, and returns what the role is then.
     /// If the server refuses, the rights (settings, memberships, privileges) are tried one by one after
-    /// the rest. After a failure nothing is assumed: the next look asks the server.
+    /// the rest. After a failure nothing is assumed: the next look asks the server. Where `basis` does not
+    /// hold any more nothing is changed: `MarkerChanged`.
     pub async fn apply(
         &self,
         role: &RoleName,
+        basis: Basis,
         steps: &[RoleStep],
         interest: &Interest,
     ) -> Result<Applied<RoleView, RoleStep>, Failure> {
@@ -200,7 +238,10 @@ impl Session {
         self.ready().await?;
         let (reply, answer) = oneshot::channel();
         let change = Change {
+            namespace: self.namespace.clone(),
+            locked: 0,
             role: role.clone(),
+            basis,
             steps: steps.to_vec(),
             interest: interest.clone(),
             reply,
@@ -251,6 +292,7 @@ impl Session {
     pub async fn apply_inside(
         &self,
         role: &RoleName,
+        basis: Basis,
         database: &str,
         steps: &[PrivilegeStep],
         interest: &DatabaseInterest,
@@ -260,7 +302,10 @@ impl Session {
         self.ready().await?;
         let (reply, answer) = oneshot::channel();
         let apply = Inside::Work(Errand::Apply(ApplyInside {
+            namespace: self.namespace.clone(),
+            locked: 0,
             role: role.clone(),
+            basis,
             steps: steps.to_vec(),
             interest: interest.clone(),
             reply,
@@ -281,6 +326,8 @@ impl Session {
         self.ready().await?;
         let (reply, answer) = oneshot::channel();
         let clear = Inside::Work(Errand::Clear(ClearInside {
+            namespace: self.namespace.clone(),
+            locked: 0,
             role: role.clone(),
             ours: ours.to_owned(),
             reassign_to: reassign_to.cloned(),
@@ -311,6 +358,8 @@ impl Session {
         self.ready().await?;
         let (reply, answer) = oneshot::channel();
         let request = DropRequest {
+            namespace: self.namespace.clone(),
+            locked: 0,
             role: role.clone(),
             ours: ours.to_owned(),
             is_reassigned,

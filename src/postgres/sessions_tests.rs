@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{Session, SessionEvent, SessionSpec, Sessions, State, Timeouts};
 use crate::api::Identity;
-use crate::model::{Class, Cloud, Failure, Interest, ObjectKey, Reason, RoleName};
+use crate::model::{Basis, Class, Cloud, Failure, Interest, ObjectKey, Reason, RoleName};
 use crate::ports::{AccessToken, TokenOrder, TokenSource, Urgency, WriteGate};
 
 /// Refuses each token; with `panics`, breaks instead.
@@ -107,7 +107,9 @@ async fn every_administrator_is_tried_and_callers_get_the_failure_at_once() {
         Err(failure.clone())
     );
     assert_eq!(
-        session.apply(&role, &[], &Interest::default()).await,
+        session
+            .apply(&role, Basis::Nothing, &[], &Interest::default())
+            .await,
         Err(failure.clone())
     );
     assert_eq!(session.drop_role(&role, "uid", false).await, Err(failure));

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use crate::clock::SystemClock;
 use crate::model::{
-    Catalog, Class, Failure, Interest, ObjectId, Reason, RoleName, RoleStep, RoleView,
+    Basis, Catalog, Class, Failure, Interest, ObjectId, Reason, RoleName, RoleStep, RoleView,
 };
 use crate::ports::{AccessToken, Clock as _, TokenSource, WriteGate};
 
@@ -47,6 +47,8 @@ pub(super) type Interests = BTreeMap<RoleName, Interest>;
 #[derive(Clone, Debug)]
 pub(super) struct Status {
     pub phase: Phase,
+    /// Why there are no snapshots any more, although the session serves.
+    pub unread: Option<Failure>,
     pub catalog: Option<Arc<Catalog>>,
 }
 
@@ -73,6 +75,8 @@ pub(super) enum Command {
 pub(super) struct Look {
     pub role: RoleName,
     pub interest: Interest,
+    /// Whether the server is asked whatever the catalog says.
+    pub anew: bool,
     /// Whether the connection it was asked on before was lost.
     pub again: bool,
     pub reply: oneshot::Sender<Result<RoleView, Failure>>,
@@ -80,7 +84,12 @@ pub(super) struct Look {
 
 #[derive(Debug)]
 pub(super) struct Change {
+    /// Whose it is.
+    pub namespace: Arc<str>,
+    /// How often it came upon a lock.
+    pub locked: u32,
     pub role: RoleName,
+    pub basis: Basis,
     pub steps: Vec<RoleStep>,
     pub interest: Interest,
     pub reply: oneshot::Sender<Result<Applied<RoleView, RoleStep>, Failure>>,
@@ -88,6 +97,10 @@ pub(super) struct Change {
 
 #[derive(Debug)]
 pub(super) struct DropRequest {
+    /// Whose it is.
+    pub namespace: Arc<str>,
+    /// How often it came upon a lock.
+    pub locked: u32,
     pub role: RoleName,
     pub ours: String,
     pub is_reassigned: bool,
@@ -105,6 +118,7 @@ impl Shared {
         let (commands, receiver) = mpsc::unbounded_channel();
         let status = Status {
             phase: Phase::Connecting,
+            unread: None,
             catalog: None,
         };
         let shared = Self {

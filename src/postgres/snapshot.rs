@@ -18,25 +18,46 @@ use crate::model::{
 use super::message::{Row, Table};
 use super::{questions, sql};
 
+/// What is asked before a session serves: the server itself, and whether we may work there.
+pub fn first_question() -> String {
+    sql::message(&[
+        questions::SERVER.to_owned(),
+        questions::unmanaged(),
+        questions::administrators(),
+    ])
+}
+
+/// The catalog from the answer to [`first_question`]: it covers nothing yet.
+pub fn first(server: &str, tables: &[Table]) -> Result<Catalog, Failure> {
+    let mut catalog = head(server, tables)?;
+    let administrators = find(tables, "administrator_name")
+        .ok_or_else(|| odd(server, "nothing about administrators"))?;
+    for row in administrators.rows() {
+        let id = row.get("administrator_id").and_then(ObjectId::parse);
+        if let (Some(role), Some(id)) = (name(row, "administrator_name"), id) {
+            let holder = Holder::new(role, true);
+            catalog.holders.entry(id).or_default().insert(holder);
+        }
+    }
+    Ok(catalog)
+}
+
 /// The message of a snapshot: the server itself, the roles that nobody manages, then all that is of
 /// interest.
 pub fn question(subjects: &Subjects) -> String {
     sql::message(&[
         questions::SERVER.to_owned(),
         questions::unmanaged(),
-        questions::facts(subjects, true),
+        questions::facts(subjects),
     ])
 }
 
 /// The catalog from the answer to [`question`].
 pub fn catalog(server: &str, subjects: Subjects, tables: &[Table]) -> Result<Catalog, Failure> {
-    let row_with = |column: &str| find(tables, column).and_then(|table| table.rows().next());
-    let head = row_with("version_num").ok_or_else(|| odd(server, "no row about the server"))?;
+    let head = head(server, tables)?;
     if find(tables, "can_login").is_none() {
         return Err(odd(server, "no roles"));
     }
-    let version = head.get("version").unwrap_or_default();
-    let number = number(head, "version_num").ok_or_else(|| odd(server, "no version number"))?;
     let Facts {
         names,
         ids,
@@ -48,12 +69,6 @@ pub fn catalog(server: &str, subjects: Subjects, tables: &[Table]) -> Result<Cat
         databases,
     } = facts(subjects, tables);
     Ok(Catalog {
-        version: quote(version.split(' ').next().unwrap_or_default(), 64),
-        version_num: number,
-        administrator: head.get("administrator").unwrap_or_default().to_owned(),
-        read_only: head.is("read_only"),
-        group_sync: head.is("group_sync"),
-        parameters: Arc::new(parameters(head)),
         covers: names,
         covers_ids: ids,
         covers_targets: target_names,
@@ -62,6 +77,24 @@ pub fn catalog(server: &str, subjects: Subjects, tables: &[Table]) -> Result<Cat
         holders,
         targets,
         databases,
+        ..head
+    })
+}
+
+/// What both say of the server itself.
+fn head(server: &str, tables: &[Table]) -> Result<Catalog, Failure> {
+    let row_with = |column: &str| find(tables, column).and_then(|table| table.rows().next());
+    let head = row_with("version_num").ok_or_else(|| odd(server, "no row about the server"))?;
+    let version = head.get("version").unwrap_or_default();
+    let version_num =
+        number(head, "version_num").ok_or_else(|| odd(server, "no version number"))?;
+    Ok(Catalog {
+        version: quote(version.split(' ').next().unwrap_or_default(), 64),
+        version_num,
+        administrator: head.get("administrator").unwrap_or_default().to_owned(),
+        read_only: head.is("read_only"),
+        group_sync: head.is("group_sync"),
+        parameters: Arc::new(parameters(head)),
         unmanaged: row_with("unmanaged").map(unmanaged).unwrap_or_default(),
         ..Catalog::default()
     })
@@ -157,6 +190,9 @@ fn role(row: Row<'_>, label: Option<EntraLabel>) -> RoleFacts {
         can_login: row.is("can_login"),
         label,
         comment: row.get("comment").map(str::to_owned),
+        too_large: number(row, "too_large"),
+        comment_cut: number(row, "comment_cut"),
+        comment_md5: row.get("comment_md5").map(str::to_owned),
         privileged: row.is("privileged"),
         administrative: names(row, "administrative"),
         attributes: Attributes {

@@ -3,7 +3,7 @@
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
-use crate::model::{ObjectId, RoleName, marker};
+use crate::model::{Basis, ObjectId, RoleName, marker};
 
 use super::questions::BINDINGS;
 
@@ -15,6 +15,9 @@ pub const ID_IN_USE: &str = "EP002";
 pub const NOT_BOUND: &str = "EP003";
 /// SQLSTATE of our own: the role's comment lacks the text that makes it ours.
 pub const NOT_OURS: &str = "EP004";
+
+/// SQLSTATE of our own: the role's comment is not the one that the change was decided on.
+pub const COMMENT_CHANGED: &str = "EP005";
 
 /// Makes a role by the principal's name.
 pub fn create_by_name(role: &RoleName, admin: bool, mfa: bool) -> String {
@@ -111,9 +114,11 @@ pub fn open(role: &RoleName) -> String {
 /// `ours`; raises if it is not ours. One that somebody else closed stays theirs.
 pub fn close(role: &RoleName, ours: &str) -> String {
     let closed = literal(marker::CLOSED);
+    // A blank at the end does not end a marker.
     let action = format!(
         "IF v_login THEN
     EXECUTE format('ALTER ROLE %I NOLOGIN', v_role);
+    v_comment := rtrim(v_comment, E' \\t\\r\\n');
     IF right(v_comment, length({closed})) <> {closed} THEN
       EXECUTE format('COMMENT ON ROLE %I IS %L', v_role, left(v_comment, -1) || {closed});
     END IF;
@@ -146,6 +151,26 @@ BEGIN
   {action}
 END"
     ))
+}
+
+/// Raises if the comment of a role is not the one that what follows was decided on. Works in each database.
+pub fn only_on(role: &RoleName, basis: &Basis) -> Option<String> {
+    let Basis::Comment(md5) = basis else {
+        return None;
+    };
+    let role = literal(role.as_str());
+    let expected = md5
+        .as_ref()
+        .map_or_else(|| "NULL".to_owned(), |md5| literal(md5));
+    Some(do_block(&format!(
+        r"BEGIN
+  IF (SELECT pg_catalog.md5(d.description) FROM pg_catalog.pg_roles AS r JOIN pg_catalog.pg_shdescription AS d
+      ON d.objoid = r.oid AND d.classoid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+      WHERE r.rolname = {role}::name) IS DISTINCT FROM {expected} THEN
+    RAISE EXCEPTION USING ERRCODE = '{COMMENT_CHANGED}', MESSAGE = 'the comment of the role was changed meanwhile';
+  END IF;
+END"
+    )))
 }
 
 /// How many sessions a role has: one row.

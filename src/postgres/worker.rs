@@ -12,14 +12,18 @@ use tokio::time::Instant;
 use crate::model::{Catalog, Failure, Reason, RoleName, Subjects};
 
 use super::answers::{Finished, reply};
-use super::change::Line;
+use super::change::{Line, Patience};
 use super::connect::Link;
 use super::databases::{HOME, Rooms};
-use super::dial::{Refusal, dial, fraction, pause, take, together};
+use super::dial::{Refusal, dial, fraction, pause, take_first, together};
 use super::queue::Queue;
 use super::serve::Work;
 use super::session::SessionEvent;
 use super::shared::{Command, Look, Phase, Shared};
+
+/// How long to wait before a connection is made again that was closed while it was idle, soon after it
+/// was opened.
+const SOON_AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection that lived as long is made again at once when it is lost.
 const STEADY: Duration = Duration::from_secs(10);
@@ -35,6 +39,8 @@ pub(super) struct Worker {
     pub slots: Vec<Slot>,
     pub running: JoinSet<Finished>,
     pub queue: Queue<Work>,
+    /// How much of what came upon a lock is tried again now.
+    pub patient: usize,
     /// Questions that go with the next message.
     pub asked: Vec<Look>,
     /// The connection on which a question is under way.
@@ -45,6 +51,8 @@ pub(super) struct Worker {
     pub failed_snapshots: u32,
     /// Somebody wants one that begins from now on.
     pub snapshot_due: bool,
+    /// The first snapshot of this connection was not answered yet: questions may be in vain until it is.
+    pub first_snapshot: bool,
     pub opening: bool,
     /// After a further connection could not be opened.
     pub no_more_until: Option<Instant>,
@@ -89,6 +97,9 @@ pub(super) struct Touch {
 pub(super) enum End {
     /// The owner of the session is gone.
     Stopped,
+    /// The last connection was closed while nothing was under way: by a time-out of the server, or of what
+    /// is in between. That is no news.
+    Idle,
     /// The last connection was lost.
     Lost(Failure),
     /// The server does not serve us any more.
@@ -107,11 +118,13 @@ impl Worker {
             slots: Vec::new(),
             running: JoinSet::new(),
             queue: Queue::default(),
+            patient: 0,
             asked: Vec::new(),
             asking: None,
             snapping: None,
             failed_snapshots: 0,
             snapshot_due: false,
+            first_snapshot: false,
             opening: false,
             no_more_until: None,
             touched: Vec::new(),
@@ -126,9 +139,15 @@ impl Worker {
     /// Runs until the owner drops the session.
     pub async fn run(mut self) {
         let mut attempt = 0_u32;
+        let mut quietly = false;
         loop {
             let mut lived = Duration::ZERO;
-            let end = match self.connect().await {
+            let connected = if std::mem::take(&mut quietly) {
+                self.connect_quietly().await
+            } else {
+                self.connect().await
+            };
+            let end = match connected {
                 Ok(()) => {
                     let since = Instant::now();
                     let end = self.serve().await;
@@ -139,13 +158,21 @@ impl Worker {
             };
             self.slots.clear();
             self.rooms.cut();
-            (self.asking, self.snapping) = (None, None);
+            (self.asking, self.snapping, self.patient) = (None, None, 0);
             self.count_open();
             if lived >= STEADY {
                 attempt = 0;
             }
             match end {
                 End::Stopped => return,
+                End::Idle => {
+                    let server = &self.shared.spec.server;
+                    tracing::debug!(%server, "a connection was closed while it was idle");
+                    quietly = true;
+                    if lived < STEADY {
+                        tokio::time::sleep(SOON_AGAIN).await;
+                    }
+                }
                 End::Lost(failure) if lived >= STEADY => {
                     tracing::info!(server = %self.shared.spec.server, "connecting again: {failure}");
                     self.shared.enter(Phase::Connecting);
@@ -160,19 +187,14 @@ impl Worker {
         }
     }
 
-    /// Signs in as the first administrator that works and takes the first snapshot.
+    /// Signs in as the first administrator that works and asks what must be known to serve.
     async fn connect(&mut self) -> Result<(), Failure> {
         let mut refusals: Vec<Failure> = Vec::new();
         for index in 0..self.shared.spec.administrators.len() {
-            let attempt = match self.dial(index).await {
-                Ok(link) => self.first_look(link).await,
-                Err(refusal) => Err(refusal),
-            };
-            match attempt {
-                Ok(()) => {
-                    self.administrator = index;
-                    return Ok(());
-                }
+            // Whom we sign in as anew has to show that it still is who it says.
+            self.shared.forget_token();
+            match self.connect_as(index, false).await {
+                Ok(()) => return Ok(()),
                 Err(Refusal::OfServer(failure)) => return Err(failure),
                 Err(Refusal::OfAdministrator(failure)) => refusals.push(failure),
             }
@@ -180,41 +202,67 @@ impl Worker {
         Err(together(&self.server, refusals))
     }
 
-    async fn first_look(&mut self, link: Link) -> Result<(), Refusal> {
+    /// The same as who we were, with the token at hand: nobody is told.
+    async fn connect_quietly(&mut self) -> Result<(), Failure> {
+        match self.connect_as(self.administrator, true).await {
+            Ok(()) => Ok(()),
+            Err(Refusal::OfServer(failure)) => Err(failure),
+            Err(Refusal::OfAdministrator(_)) => self.connect().await,
+        }
+    }
+
+    async fn connect_as(&mut self, administrator: usize, quietly: bool) -> Result<(), Refusal> {
         let id = self.slot_id();
+        let (shared, end_of) = (self.shared.clone(), self.end_of.clone());
+        let link = dial(shared, administrator, id, end_of, HOME).await?;
+        self.first_look(id, link, quietly).await?;
+        self.administrator = administrator;
+        Ok(())
+    }
+
+    async fn first_look(&mut self, id: u64, link: Link, quietly: bool) -> Result<(), Refusal> {
         let slot = Slot {
             id,
             link: Arc::new(link),
             busy: 0,
             slow: false,
         };
-        let interests = self.interests();
-        let began = self.sequence;
-        let since = Instant::now();
-        let snapshot = take(&self.line(&slot), interests).await;
-        let catalog = snapshot.map_err(|failure| {
+        let first = take_first(&self.line(&slot)).await;
+        let catalog = first.map_err(|failure| {
             slot.link.cut();
             match failure.reason {
                 Reason::NotAnEntraAdministrator => Refusal::OfAdministrator(failure),
                 _ => Refusal::OfServer(failure),
             }
         })?;
-        self.shared.stats.snapshot(since.elapsed());
         self.slots.push(slot);
         self.count_open();
-        self.improved_control = None;
         self.failed_snapshots = 0;
-        self.publish(catalog, began);
+        if !quietly {
+            self.improved_control = None;
+            self.begin(catalog);
+        }
+        self.first_snapshot = true;
         self.shared.enter(Phase::Connected);
         Ok(())
     }
 
-    async fn dial(&mut self, administrator: usize) -> Result<Link, Refusal> {
-        let id = self.next_slot;
-        // Whom we sign in as anew has to show that it still is who it says.
-        self.shared.forget_token();
-        let shared = self.shared.clone();
-        dial(shared, administrator, id, self.end_of.clone(), HOME).await
+    /// What was known before a connection was lost says what changes, and is relied on no more.
+    fn begin(&self, catalog: Catalog) {
+        self.shared.status.send_modify(|status| {
+            status.unread = None;
+            match &mut status.catalog {
+                Some(old) => {
+                    let old = Arc::make_mut(old);
+                    old.uncover();
+                    (old.version, old.version_num) = (catalog.version, catalog.version_num);
+                    old.administrator = catalog.administrator;
+                    old.read_only = catalog.read_only;
+                    old.improved_control = None;
+                }
+                none => *none = Some(Arc::new(catalog)),
+            }
+        });
     }
 
     /// Opens one connection more, as the present administrator, beside the work.
@@ -251,6 +299,7 @@ impl Worker {
             server: self.server.clone(),
             place: self.server.clone(),
             limit: statement.saturating_mul(slot.busy.saturating_add(2)),
+            patience: Patience::Short,
         }
     }
 
@@ -276,7 +325,8 @@ impl Worker {
         catalog.improved_control = self.improved_control;
         let interests = self.shared.interests();
         self.shared.status.send_modify(|status| {
-            if let Some(old) = &status.catalog {
+            let known = |old: &&Arc<Catalog>| !old.roles.is_empty() || !old.covers.is_empty();
+            if let Some(old) = status.catalog.as_ref().filter(known) {
                 catalog = std::mem::take(&mut catalog).overlaid(old, &touched);
                 changed = catalog.diff(old);
                 other = catalog.unmanaged != old.unmanaged || catalog.version != old.version;

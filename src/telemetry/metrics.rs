@@ -72,6 +72,11 @@ struct ResultLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RuleLabels {
+    rule: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabels {
     kind: ObjectKind,
 }
@@ -111,6 +116,7 @@ struct Series {
     reconciles: Family<ResultLabels, Counter>,
     reconcile_duration: Family<KindLabels, Histogram, fn() -> Histogram>,
     leader: Gauge,
+    policy_enforced: Family<RuleLabels, Gauge>,
     events_failed: Counter,
     refresh: OnceLock<Refresh>,
 }
@@ -144,6 +150,7 @@ impl Metrics {
             reconciles: Family::default(),
             reconcile_duration: Family::new_with_constructor(seconds),
             leader: Gauge::default(),
+            policy_enforced: Family::default(),
             events_failed: Counter::default(),
             refresh: OnceLock::new(),
         };
@@ -261,6 +268,12 @@ impl Metrics {
         self.0.leader.set(i64::from(leads));
     }
 
+    /// Whether the API server holds the operator to a rule of the chart's admission policies.
+    pub fn policy_enforced(&self, rule: &'static str, enforced: bool) {
+        let labels = RuleLabels { rule };
+        set(&self.0.policy_enforced, &labels, i64::from(enforced));
+    }
+
     /// An event could not be written.
     pub fn event_failed(&self) {
         self.0.events_failed.inc();
@@ -367,6 +380,9 @@ impl Series {
         r.register_with_unit("reconcile_duration", help, Unit::Seconds, durations);
         let help = "Whether this replica leads";
         r.register("leader", help, self.leader.clone());
+        let help = "Whether the API server holds the operator to a rule of the admission policies";
+        let enforced = self.policy_enforced.clone();
+        r.register("admission_policy_enforced", help, enforced);
         let help = "Events that could not be written";
         r.register("events_failed", help, self.events_failed.clone());
     }

@@ -3,9 +3,10 @@
 # these modules, and prints the folder they are in on stdout (everything else goes to stderr).
 # Needs no cargo, so that it can run beside the first cargo build.
 #
-#   build.sh [control-plane | helm | kubectl | all | node]
+#   build.sh [control-plane | helm | kubectl | all | node | flux]
 #
-# `node` is kubelet with the containerd and runc of ../node, in a folder of its own.
+# `node` is kubelet with the containerd and runc of ../node, `flux` the program in ../flux; each in a folder of
+# its own.
 #
 # KUBEBUILDER_ASSETS: a folder that holds etcd and kube-apiserver (and kube-controller-manager).
 # LAB_CACHE: where builds are kept; ~/.cache/entra-postgres-lab by default.
@@ -44,7 +45,11 @@ if [ "$want" = node ]; then
     modules=("$here/kubernetes/" "$here"/../node/*/)
     choices+=" $containerd_tags $runc_tags"
 fi
-hash=$({ cat "${modules[@]/%/go.mod}" "${modules[@]/%/go.sum}"; echo "$choices $go_version $(uname -m)"; } | sha256sum | cut -c1-16)
+sources=("${modules[@]/%/go.mod}" "${modules[@]/%/go.sum}")
+if [ "$want" = flux ]; then
+    sources=("$here"/../flux/{go.mod,go.sum,main.go})
+fi
+hash=$({ cat "${sources[@]}"; echo "$choices $go_version $(uname -m)"; } | sha256sum | cut -c1-16)
 cache=${LAB_CACHE:-$HOME/.cache/entra-postgres-lab}/control-plane
 bin=$cache/$hash
 logs=$cache/$hash.log
@@ -127,6 +132,7 @@ node() {
         github.com/opencontainers/runc=runc
     build kubernetes "$strip $version" k8s.io/kubernetes/cmd/kubelet=kubelet
 }
+flux() { build ../flux "$strip" entra-postgres-operator/tests/flux=flux; }
 
 needed=()
 case $want in
@@ -139,7 +145,8 @@ case $want in
         type -P kubectl >/dev/null || needed+=(kubectl)
         ;;
     node) needed=(kubelet containerd containerd-shim-runc-v2 ctr runc) ;;
-    *) fail "unknown set $want: control-plane, helm, kubectl, all or node" ;;
+    flux) needed=(flux) ;;
+    *) fail "unknown set $want: control-plane, helm, kubectl, all, node or flux" ;;
 esac
 
 complete() {
@@ -162,6 +169,7 @@ if ! complete; then
         helm) helm ;;
         kubectl) kubectl ;;
         node) node ;;
+        flux) flux ;;
         all)
             [ -n "${KUBEBUILDER_ASSETS:-}" ] || control_plane
             kubectl

@@ -125,7 +125,7 @@ fn by_default_only_the_release_namespace_is_read() {
         serde_json::json!(["kube-system"])
     );
     assert_eq!(rules[0]["verbs"], serde_json::json!(["get"]));
-    assert!(find(&objects, "NetworkPolicy").is_empty());
+    assert_eq!(find(&objects, "NetworkPolicy").len(), 1);
     assert!(find(&objects, "PodDisruptionBudget").is_empty());
 }
 
@@ -317,6 +317,41 @@ fn wrong_values_are_refused_by_name() {
         assert!(!output.status.success(), "{values:?}");
         assert!(told.contains(complaint), "{values:?}: {told}");
     }
+}
+
+// Red when: the chart has no NetworkPolicy by default, it lets everybody in, or shuts the way to the proxy.
+#[test]
+fn by_default_metrics_are_for_prometheus_only_and_the_proxy_can_be_reached() {
+    let policy = |values: &[&str]| {
+        let objects = render(values);
+        find(&objects, "NetworkPolicy")[0].data["spec"].clone()
+    };
+    let from = policy(&[])["ingress"][0]["from"].to_string();
+    assert!(
+        from.contains("monitoring") && from.contains("kube-system"),
+        "{from}"
+    );
+    let egress = |values: &[&str]| policy(values)["egress"].to_string();
+    assert!(!egress(&[]).contains("3128"));
+    assert!(egress(&["proxy.httpsProxy=http://proxy:3128"]).contains("\"port\":3128"));
+    assert!(find(&render(&["networkPolicy.enabled=false"]), "NetworkPolicy").is_empty());
+}
+
+// Red when: NOTES.txt leaves the advice out that is too late after the first role.
+#[test]
+fn notes_ask_for_a_cluster_id_on_the_first_day() {
+    let helm = assets::find(assets::Set::Helm).unwrap().join("helm");
+    let notes = |value: &str| {
+        let mut command = Command::new(&helm);
+        command.args(["install", NAME, "--dry-run=client", "--namespace", NAME]);
+        command.arg(workspace().join("charts").join(NAME));
+        let output = command.args(["--set", value]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split("NOTES:").nth(1).unwrap_or_default().to_owned()
+    };
+    assert!(notes("replicas=1").contains("Set config.clusterId now"));
+    assert!(!notes("config.clusterId=prod").contains("clusterId"));
+    assert!(notes("admissionPolicy.create=false").contains("WARNING: admissionPolicy.create"));
 }
 
 /// Whether Kubernetes takes it for the name of a Service.

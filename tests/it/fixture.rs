@@ -3,13 +3,14 @@
 //! and the end of the operator's log.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use kube::Client;
 use lab::azure::{Azure, AzureOptions};
+use lab::confined::{self, Limits};
 use lab::control_plane::{ControlPlane, service_account_user};
 use lab::directory::Directory;
 use lab::operator::{Cloud, Configuration, OperatorOptions, OperatorProcess};
@@ -174,6 +175,36 @@ pub struct World {
     pub options: OperatorOptions,
     pub operator: Option<OperatorProcess>,
     pub dir: TempDir,
+    /// After the operator, which is looked at when it ends.
+    _within: Within,
+}
+
+/// Fails a test whose operator had more memory than the chart gives it.
+struct Within(Limits);
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        let used = self.0.peak() >> 20;
+        assert!(
+            !self.0.exceeded() || std::thread::panicking(),
+            "the operator had {used} MiB of memory: more than the chart gives it"
+        );
+    }
+}
+
+/// What the chart gives the operator; by a control group where one can be made.
+fn limits() -> Result<Limits> {
+    let values = root().join("charts/entra-postgres-operator/values.yaml");
+    let values: Value = serde_yaml::from_str(&std::fs::read_to_string(values)?)?;
+    let memory = values["resources"]["limits"]["memory"].as_str();
+    let memory = memory
+        .and_then(confined::bytes)
+        .context("the chart has no memory limit")?;
+    Ok(Limits::new(memory, None).unwrap_or_else(|error| {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| eprintln!("no control groups for operators: {error:#}"));
+        Limits::without_group(memory, None)
+    }))
 }
 
 impl World {
@@ -204,7 +235,9 @@ impl World {
         let mut configuration = configuration(&azure);
         (setup.configuration)(&mut configuration, &names);
         let kubeconfig = plane.service_account_kubeconfig(OPERATOR, OPERATOR).await?;
+        let limits = limits()?;
         let options = OperatorOptions {
+            limits: Some(limits.clone()),
             namespaces: names.all(),
             envs: vec![("POD_NAMESPACE".to_owned(), OPERATOR.to_owned())],
             ..OperatorOptions::new(dir.path(), kubeconfig, configuration.yaml()?)
@@ -216,6 +249,7 @@ impl World {
             options,
             operator: None,
             dir,
+            _within: Within(limits),
         };
         world.apply_identities().await?;
         if let Some(change) = setup.server {

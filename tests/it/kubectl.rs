@@ -127,7 +127,7 @@ async fn kubectl_lists_waits_for_and_describes_principals() -> Result<()> {
     );
     let events = text.split("Events:").nth(1).unwrap_or_default();
     line(events, &["Warning", "PrincipalNotFound"])?;
-    ensure!(text.contains("Stalled"), "{text}");
+    ensure!(text.contains("Reconciling"), "{text}");
     Ok(())
 }
 
@@ -150,7 +150,7 @@ async fn kubectl_explain_reads_as_a_manual() -> Result<()> {
         ),
         (
             "epgp.spec.role",
-            &["until annotation `entrapostgres.io/restore` gets a new value"],
+            &["annotation `entrapostgres.io/restore` of the EntraPostgresServer"],
         ),
         (
             "epgp.spec.memberOf",
@@ -317,17 +317,23 @@ async fn a_status_never_speaks_of_a_generation_that_was_not_seen() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn stalled_and_reconciling_are_there_only_while_true() -> Result<()> {
     let world = World::start("stalled").await?;
-    // Stalled: somebody must change something. Reconciling: it may pass.
+    // Stalled: somebody must change something. Reconciling: it may pass, or what is missing may arrive.
     let nobody = world.principal("nobody", "nobody", json!({"type": "Group"}));
-    world.apply(&nobody).await?;
-    world
-        .not_ready("principal", "nobody", "PrincipalNotFound")
-        .await?;
-    let object = world
-        .get("principal", "nobody")
-        .await?
-        .context("it is there")?;
-    assert_eq!(types(&object), ["Ready", "RoleSynced", "Stalled"]);
+    world.sql("CREATE ROLE plain").await?;
+    let id = json!({"type": "ServicePrincipal", "objectId": crate::fixture::REPORTS_ID});
+    let plain = world.principal("plain", "plain", id);
+    for (object, reason, kind) in [
+        (nobody, "PrincipalNotFound", "Reconciling"),
+        (plain, "RoleExists", "Stalled"),
+    ] {
+        let name = object["metadata"]["name"].as_str().context("a name")?;
+        world.apply(&object).await?;
+        world.not_ready("principal", name, reason).await?;
+        let object = world.get("principal", name).await?.context("it is there")?;
+        let mut wanted = ["Ready", "RoleSynced", kind];
+        wanted.sort_unstable();
+        assert_eq!(types(&object), wanted);
+    }
     world.faults(json!([{"on": "token", "match": {"clientId": crate::fixture::REPORTS_CLIENT}, "do": {"status": 503}}])).await?;
     let mut reports = world.principal(
         "reports",

@@ -131,7 +131,8 @@ async fn a_leader_that_ends_hands_over_at_once_and_one_that_loses_its_lease_stop
 
     let handing = Instant::now();
     one.stop().await?;
-    until("two leads", Duration::from_secs(4), async || {
+    // Long before the lease would end.
+    until("two leads", Duration::from_secs(9), async || {
         leads(&two).await
     })
     .await?;

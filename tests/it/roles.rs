@@ -8,6 +8,8 @@ mod claims;
 mod drift;
 mod identities;
 mod lookup;
+mod markers;
+mod monotone;
 mod names;
 mod planned;
 mod slow;

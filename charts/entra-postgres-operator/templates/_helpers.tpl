@@ -123,6 +123,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end }}
 
+{{/* Whether a request is the operator's. Its account by name; or, because kustomize renames and moves the
+account without changing this text, whoever has this release's mark, which its roles give and nothing asks
+for. Who has every right has the mark of nobody, too. */}}
+{{- define "epo.mark" -}}
+{{ printf "%s:%s" .Release.Namespace (include "epo.fullname" .) }}
+{{- end }}
+
+{{- define "epo.isOperator" -}}
+{{- $account := printf "system:serviceaccount:%s:%s" .Release.Namespace (include "epo.account" .) -}}
+{{- $mark := "authorizer.group(\"entrapostgres.io\").resource(\"operators\").namespace(request.namespace)" -}}
+expression: >-
+  request.userInfo.username == {{ $account | toJson }} ||
+  (request.userInfo.username.startsWith("system:serviceaccount:") &&
+  {{ $mark }}.name({{ include "epo.mark" . | toJson }}).check("operate").allowed() &&
+  !{{ $mark }}.name("nobody").check("operate").allowed())
+{{- end }}
+
 {{/* The audiences of tokens that the operator may ask for, as JSON. */}}
 {{- define "epo.audiences" -}}
 {{- if .Values.tokenAudiences -}}
@@ -146,6 +163,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* What the operator may do in a namespace it works in. */}}
 {{- define "epo.rules" -}}
+# Nothing is asked for by this: it tells the admission policies who the operator is.
+- apiGroups: [entrapostgres.io]
+  resources: [operators]
+  resourceNames: [{{ include "epo.mark" . | toJson }}]
+  verbs: [operate]
 # Patch is for the finalizers: a principal's until its role is dropped, a server's until the last of these is.
 - apiGroups: [entrapostgres.io]
   resources: [entrapostgresservers, entrapostgresprincipals]

@@ -246,3 +246,81 @@ fn no_text_that_is_sent_to_a_server_may_have_a_nul() {
         json!({"type": "string", "pattern": r"^[^\x00]*$"})
     );
 }
+
+#[test]
+fn a_name_that_postgresql_would_cut_is_refused_with_its_field() {
+    let long = "ü".repeat(32);
+    let grant = |field: &str| {
+        let mut grant = json!({"database": "d", "schema": "s", "objects": "Tables", "names": ["t"],
+            "privileges": ["SELECT"]});
+        grant[field] = json!(long);
+        granting(grant)
+    };
+    let default = |field: &str| {
+        let mut default = json!({"database": "d", "schema": "s", "owner": "o", "objects": "Tables",
+            "privileges": ["SELECT"]});
+        default[field] = json!(long);
+        vec![("/spec/defaultPrivileges", json!([default]))]
+    };
+    let ascii = "x".repeat(64);
+    let names = json!({"database": "d", "schema": "s", "objects": "Tables", "names": [ascii],
+        "privileges": ["SELECT"]});
+    for (changes, message) in [
+        (
+            grant("database"),
+            "grants.database: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            grant("schema"),
+            "grants.schema: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            granting(names),
+            "grants.names: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            default("database"),
+            "defaultPrivileges.database: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            default("schema"),
+            "defaultPrivileges.schema: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            default("owner"),
+            "defaultPrivileges.owner: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            vec![("/spec/memberOf", json!([{"role": long}]))],
+            "memberOf.role: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            vec![
+                ("/spec/deletionPolicy", json!("Reassign")),
+                ("/spec/reassignOwnedTo", json!(long)),
+            ],
+            "reassignOwnedTo: a name in PostgreSQL has at most 63 bytes",
+        ),
+        (
+            vec![("/spec/token/database", json!(long))],
+            "token.database: a name in PostgreSQL has at most 63 bytes",
+        ),
+    ] {
+        refused::<EntraPostgresPrincipal>(&principal(), &changes, message);
+    }
+    let signature = format!("total({})", ["integer"; 100].join(", "));
+    let function = json!({"database": "d", "schema": "s", "objects": "Functions", "names": [signature],
+        "privileges": ["EXECUTE"]});
+    accepted::<EntraPostgresPrincipal>(&principal(), &granting(function));
+}
+
+#[test]
+fn all_grants_together_name_so_many_objects_at_most() {
+    let message = "grants: at most 2048 names in all; give all: true for a schema, or grant to a role without sign-in and list that in memberOf";
+    let grant = json!({"database": "d", "schema": "s", "objects": "Tables", "names": vec!["t"; 256],
+        "privileges": ["SELECT"]});
+    accepted::<EntraPostgresPrincipal>(&principal(), &[(GRANTS, json!(vec![grant.clone(); 8]))]);
+    let all = json!({"database": "d", "privileges": ["CONNECT"]});
+    let too_many = [vec![grant; 8], vec![all]].concat();
+    refused::<EntraPostgresPrincipal>(&principal(), &[(GRANTS, json!(too_many))], message);
+}

@@ -89,3 +89,16 @@ fn a_secret_that_cannot_be_is_refused() {
     let message = "endpoint: set host, port or both";
     refused::<EntraPostgresPrincipal>(&principal(), &[endpoint], message);
 }
+
+#[test]
+fn a_template_has_so_many_characters_at_most() {
+    let data = |n: usize| {
+        let data: std::collections::BTreeMap<String, String> = (0..n)
+            .map(|n| (format!("k{n}"), "x".repeat(16_384)))
+            .collect();
+        [("/spec/token/secret", json!({"template": {"data": data}}))]
+    };
+    accepted::<EntraPostgresPrincipal>(&principal(), &data(3));
+    let message = "template.data: at most 49152 characters in all; put what has no placeholder into a ConfigMap";
+    refused::<EntraPostgresPrincipal>(&principal(), &data(4), message);
+}

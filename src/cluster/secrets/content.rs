@@ -52,6 +52,8 @@ pub struct SecretMeta {
     pub controller_uid: Option<String>,
     /// Kind and name of the controller, for people.
     pub controller: Option<(String, String)>,
+    /// Whether it has an owner at all, its controller or another.
+    pub owned: bool,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
     /// Its labels.
@@ -66,6 +68,11 @@ impl SecretMeta {
     /// Whether it has the label by which our watch finds it.
     pub fn is_labelled(&self) -> bool {
         self.labels.get(MANAGED_BY).map(String::as_str) == Some(FIELD_MANAGER)
+    }
+
+    /// Whether it may have been ours and lost its owner, as far as the metadata say.
+    pub fn is_orphan(&self) -> bool {
+        !self.owned && !self.deleting && self.is_labelled()
     }
 
     /// Whether its controller has this kind and name.
@@ -92,6 +99,7 @@ impl From<&ObjectMeta> for SecretMeta {
             resource_version: meta.resource_version.clone().unwrap_or_default(),
             controller_uid: controller.map(|owner| owner.uid.clone()),
             controller: controller.map(|owner| (owner.kind.clone(), owner.name.clone())),
+            owned: !owners.is_empty(),
             annotations: meta.annotations.clone().unwrap_or_default(),
             labels: meta.labels.clone().unwrap_or_default(),
             type_: None,

@@ -51,6 +51,43 @@ fn reason(error: WriteError) -> Reason {
     }
 }
 
+// Red when: a precondition is left out, or labels and annotations are merged with those that are there.
+#[tokio::test]
+async fn a_secret_without_an_owner_is_taken_over_whole_and_in_exactly_that_version() {
+    let (cluster, asked) = cluster(|_| Answer::ok(stored("owner-1", "8")));
+    let (orphan, content) = (seen("7"), content());
+    let taken = cluster.take_secret_over("orders", "app", &content, &orphan);
+    let taken = taken.await.expect("taken over");
+    assert_eq!(taken.controller_uid.as_deref(), Some("owner-1"));
+    let Asked { method, body, .. } = asked.only();
+    assert_eq!(method, "PATCH");
+    let at = |path: &str, op: &str| {
+        let mut steps = body.as_array().expect("a list").iter();
+        let found = steps.find(|step| step["path"] == path).expect(path);
+        assert_eq!(found["op"], op, "{path}");
+        found["value"].clone()
+    };
+    assert_eq!(at("/metadata/uid", "test"), "secret-1");
+    assert_eq!(at("/metadata/resourceVersion", "test"), "7");
+    assert_eq!(at("/type", "test"), SECRET_TYPE);
+    assert_eq!(at("/metadata/ownerReferences", "add")[0]["uid"], "owner-1");
+    assert_eq!(at("/metadata/labels", "add")["team"], "a");
+    assert!(at("/data", "add")["password"].is_string());
+    assert!(at("/metadata/annotations", "add").is_object());
+    for (code, reason) in [(422, "Invalid"), (409, "Conflict"), (404, "NotFound")] {
+        let (cluster, _) = testing_refusal(code, reason);
+        let late = cluster.take_secret_over("orders", "app", &content, &orphan);
+        assert!(matches!(late.await, Err(WriteError::Conflict(_))), "{code}");
+    }
+}
+
+fn testing_refusal(
+    code: u16,
+    reason: &'static str,
+) -> (crate::cluster::Cluster, crate::cluster::testing::Seen) {
+    cluster(move |_| Answer::refusal(code, reason, "no"))
+}
+
 #[tokio::test]
 async fn a_secret_is_first_created_by_post_with_owner_type_label_and_reloader_off() {
     let (cluster, seen) = cluster(|_| Answer::ok(stored("owner-1", "7")));

@@ -12,13 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kube::ResourceExt;
-use kube::runtime::reflector::ObjectRef;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch::Receiver;
 
 pub use memory::{Memory, Verified};
 
-use crate::api::{EntraPostgresPrincipal, EntraPostgresServer, PrincipalCounts};
+use crate::api::{EntraPostgresPrincipal, PrincipalCounts};
 use crate::cluster::{Held as _, SecretMeta};
 use crate::model::ending::Stake;
 use crate::model::marker::{MadeFor, Marker};
@@ -26,6 +24,7 @@ use crate::model::observed::MarkerOwner;
 use crate::model::{Desired, ObjectKey, RoleName};
 use crate::postgres::Sessions;
 
+use super::mailbox::Mailbox;
 use super::watches::{Listed, Synced};
 use state::{State, fingerprint, is_ready, remove, secret_of, server_of};
 
@@ -47,12 +46,12 @@ impl Listening {
 }
 
 /// Where wakes go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Wakes {
     /// To the controller of principals.
-    pub principals: UnboundedSender<ObjectRef<EntraPostgresPrincipal>>,
+    pub principals: Arc<Mailbox>,
     /// To the controller of servers.
-    pub servers: UnboundedSender<ObjectRef<EntraPostgresServer>>,
+    pub servers: Arc<Mailbox>,
     /// Whether they go anywhere.
     pub listening: Listening,
 }
@@ -303,9 +302,12 @@ impl Index {
         if !self.wakes.listening.is_on() {
             return;
         }
-        let reference = ObjectRef::new(&key.name).within(&key.namespace);
-        // Nobody listens only when the process ends.
-        let _ = self.wakes.servers.send(reference);
+        self.wakes.servers.put(key.clone());
+    }
+
+    /// A principal as the watch last saw it.
+    pub fn principal(&self, key: &ObjectKey) -> Option<Arc<EntraPostgresPrincipal>> {
+        self.lock().principals.get(key).cloned()
     }
 
     fn wake_principals(&self, keys: BTreeSet<ObjectKey>) {
@@ -313,8 +315,7 @@ impl Index {
             return;
         }
         for key in keys {
-            let reference = ObjectRef::new(&key.name).within(&key.namespace);
-            let _ = self.wakes.principals.send(reference);
+            self.wakes.principals.put(key);
         }
     }
 

@@ -78,6 +78,13 @@ impl Index {
         server.map(|server| Arc::clone(&server.object))
     }
 
+    /// All server objects.
+    pub fn server_objects(&self) -> Vec<Arc<EntraPostgresServer>> {
+        let state = self.lock();
+        let servers = state.servers.values();
+        servers.map(|server| Arc::clone(&server.object)).collect()
+    }
+
     /// The principals without which a server must not go, by name.
     pub fn needing(&self, server: &ObjectKey) -> Vec<Arc<EntraPostgresPrincipal>> {
         let state = self.lock();

@@ -2,10 +2,11 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
-use crate::api::{EntraPostgresPrincipalStatus, EntraPostgresServerStatus, TokenStatus};
+use crate::api::{
+    EntraPostgresPrincipalStatus, EntraPostgresServer, EntraPostgresServerStatus, TokenStatus,
+};
 use crate::controller::testing::index;
 use crate::model::{Cloud, DesiredServer};
 
@@ -218,12 +219,8 @@ fn a_finalizer_that_we_wrote_counts_before_the_watch_brings_it() {
 // Red when: upsert_principal() wakes the server for readiness only.
 #[test]
 fn a_server_is_woken_when_somebody_begins_or_ends_to_need_it() {
-    let (servers, mut woken) = unbounded_channel();
-    let wakes = Wakes {
-        principals: unbounded_channel().0,
-        servers,
-        listening: Listening::default(),
-    };
+    let wakes = Wakes::default();
+    let woken = Arc::clone(&wakes.servers);
     wakes.listening.begin();
     let index = Index { wakes, ..index() };
     let steps = [
@@ -238,7 +235,7 @@ fn a_server_is_woken_when_somebody_begins_or_ends_to_need_it() {
     ];
     for (policy, finalizers, expected) in steps {
         index.upsert_principal(&held("u", policy, finalizers));
-        let wakes = std::iter::from_fn(|| woken.try_recv().ok()).count();
+        let wakes = std::iter::from_fn(|| woken.take()).count();
         assert_eq!(wakes > 0, expected, "{policy} {finalizers:?}");
     }
 }
@@ -246,13 +243,8 @@ fn a_server_is_woken_when_somebody_begins_or_ends_to_need_it() {
 // Red when: a wake is sent that nobody reads.
 #[test]
 fn nobody_is_woken_while_nobody_listens() {
-    let (principals, mut woken) = unbounded_channel();
-    let (servers, mut woken_servers) = unbounded_channel();
-    let wakes = Wakes {
-        principals,
-        servers,
-        listening: Listening::default(),
-    };
+    let wakes = Wakes::default();
+    let (woken, woken_servers) = (Arc::clone(&wakes.principals), Arc::clone(&wakes.servers));
     let index = Index { wakes, ..index() };
     let server = ObjectKey::new("platform", "one");
     let wake = || {
@@ -261,10 +253,10 @@ fn nobody_is_woken_while_nobody_listens() {
         index.wake_server(&server);
     };
     wake();
-    assert!(woken.try_recv().is_err() && woken_servers.try_recv().is_err());
+    assert!(woken.take().is_none() && woken_servers.take().is_none());
     index.wakes.listening.begin();
     wake();
-    assert!(woken.try_recv().is_ok() && woken_servers.try_recv().is_ok());
+    assert!(woken.take().is_some() && woken_servers.take().is_some());
 }
 
 // Red when: what a late pass says of a server that is gone is remembered.

@@ -7,9 +7,10 @@ use kube::{Resource, ResourceExt};
 use crate::api::{DeletionPolicy, EntraPostgresPrincipal};
 use crate::cluster::{EventType, FINALIZER};
 use crate::controller::index::key_of;
-use crate::controller::{Context, result_of};
+use crate::controller::{Context, finalizers, result_of};
 use crate::model::Desired;
 use crate::model::ending::{ABANDON, not_abandoned};
+use crate::model::rights::ident;
 
 use super::drop::{self, Ended};
 use super::{Next, report};
@@ -25,21 +26,32 @@ pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> N
     {
         return Next::settled(None);
     }
-    let ended = match Desired::parse(object) {
+    let ended = match Desired::of_deleted(object) {
         _ if abandoned(object) => {
             warn_abandoned(object, ctx).await;
             Ok(())
         }
-        Ok(desired) if desired.deletion == DeletionPolicy::Retain => Ok(()),
-        Ok(desired) if desired.plan_only => {
+        Some(desired) if desired.deletion == DeletionPolicy::Retain => {
+            if let Err(failure) = drop::reopen(object, &desired, ctx).await {
+                let note = format!(
+                    "role {:?} stays on the server; {}: {failure}",
+                    desired.role.as_str(),
+                    opened_by_hand(desired.role.as_str())
+                );
+                warn(object, ROLE_LEFT, &note, ctx).await;
+            }
+            Ok(())
+        }
+        Some(desired) if desired.plan_only => {
             let note = format!(
-                "mode: Plan changes nothing: role {:?} stays on the server",
-                desired.role.as_str()
+                "mode: Plan changes nothing: role {:?} stays on the server; {}",
+                desired.role.as_str(),
+                opened_by_hand(desired.role.as_str())
             );
             warn(object, ROLE_LEFT, &note, ctx).await;
             Ok(())
         }
-        Ok(desired) => match drop::drop_role(object, &desired, ctx).await {
+        Some(desired) => match drop::drop_role(object, &desired, ctx).await {
             Ok(Ended::Left(note)) => {
                 warn(object, ROLE_LEFT, &note, ctx).await;
                 Ok(())
@@ -47,11 +59,12 @@ pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> N
             Ok(Ended::Gone) => Ok(()),
             Err(failure) => Err(failure),
         },
-        Err(failure) => Err(failure),
+        // No server can have such a role.
+        None => Ok(()),
     };
     match ended {
-        Ok(()) => match ctx.cluster.remove_finalizer(object).await {
-            Ok(_) => Next::settled(None),
+        Ok(()) => match finalizers::release_principal(object, ctx).await {
+            Ok(()) => Next::settled(None),
             Err(failure) => {
                 tracing::warn!(object = %key_of(object), "could not remove the finalizer: {failure}");
                 let at = ctx
@@ -73,6 +86,14 @@ pub(super) async fn cleanup(object: &EntraPostgresPrincipal, ctx: &Context) -> N
     }
 }
 
+/// What a drop that had begun has left.
+fn opened_by_hand(role: &str) -> String {
+    let role = ident(role);
+    format!(
+        "if its drop had begun, it cannot sign in until a database administrator runs: ALTER ROLE {role} LOGIN"
+    )
+}
+
 fn abandoned(object: &EntraPostgresPrincipal) -> bool {
     object
         .annotations()
@@ -82,8 +103,9 @@ fn abandoned(object: &EntraPostgresPrincipal) -> bool {
 
 async fn warn_abandoned(object: &EntraPostgresPrincipal, ctx: &Context) {
     let note = format!(
-        "annotation {ABANDON} ended the deletion: role {:?} stays on the server",
-        object.spec.role_name
+        "annotation {ABANDON} ended the deletion: role {:?} stays on the server; {}",
+        object.spec.role_name,
+        opened_by_hand(&object.spec.role_name)
     );
     warn(object, "RoleAbandoned", &note, ctx).await;
 }

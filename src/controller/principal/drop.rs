@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::{DeletionPolicy, EntraPostgresPrincipal};
 use crate::controller::Context;
-use crate::model::desired::RESTORE;
 use crate::model::ending::ABANDON;
-use crate::model::marker::Marker;
+use crate::model::marker::{Came, Marker};
 use crate::model::observed::MarkerOwner;
-use crate::model::plan::{Evidence, evidence, gave_all, restores, shut_by_others};
+use crate::model::plan::{
+    Evidence, evidence, gave_all, how_to_restore, marker_in, restores, shut_by_others,
+};
+use crate::model::tenancy::Allowance;
 use crate::model::{
     Asked, Class, Desired, DesiredServer, Failure, Interest, ObjectId, Reason, RoleFacts, RoleName,
     RoleStep, tenancy,
@@ -38,6 +40,7 @@ pub(super) async fn drop_role(
     // After a start it is made while this is looked at: the server is there all the same.
     let session = ctx.sessions.get_within(&desired.server, AFTER_START).await;
     let session = session.ok_or_else(|| not_connected(&desired.server))?;
+    let session = session.of(&desired.key.namespace);
     let heir = heir(desired);
     let interest = Interest {
         targets: heir.into_iter().cloned().collect(),
@@ -51,7 +54,8 @@ pub(super) async fn drop_role(
         return Ok(Ended::Gone);
     };
     let recorded = record(object, ctx).object_id;
-    let found = role.comment.as_deref().and_then(Marker::parse);
+    let discard = server.discard.get(&desired.key);
+    let found = marker_in(desired, &role, discard)?;
     let found = found.filter(|marker| marker.is_of(role.oid));
     let found = found.map(|marker| {
         let ours = ctx.index.marker_owner(desired, &marker) == MarkerOwner::Us;
@@ -63,7 +67,10 @@ pub(super) async fn drop_role(
         None if is_remembered(recorded.as_ref(), &role) => {
             let marker = Marker {
                 role_oid: role.oid.to_string(),
-                restored: desired.restore.clone(),
+                came: recorded.as_ref().map(Came::recorded),
+                restored: (server.restore.get(&desired.key))
+                    .or(desired.restore.as_ref())
+                    .cloned(),
                 ..Marker::new(
                     ctx.index.cluster_id(),
                     &desired.key,
@@ -72,7 +79,9 @@ pub(super) async fn drop_role(
                 )
             };
             let mark = [RoleStep::Mark(marker.to_comment())];
-            session.apply(&desired.role, &mark, &interest).await?;
+            session
+                .apply(&desired.role, role.basis(), &mark, &interest)
+                .await?;
             (marker, Evidence::Whole)
         }
         // Never touched: what is there now was not made for this object.
@@ -87,9 +96,9 @@ pub(super) async fn drop_role(
     };
     let given = (evidence == Evidence::Whole).then_some(&marker.asked);
     let labels = namespace_labels(&server, desired, ctx).await?;
-    tenancy::check_deletion(&server, desired, &labels)?;
+    let allowance = tenancy::check_deletion(&server, desired, &labels)?;
     not_protected(&server, desired, &role, given, ctx).await?;
-    not_shut(desired, &role, &marker)?;
+    not_shut(desired, &role, &marker, &allowance)?;
     let target = heir.and_then(|heir| view.targets.get(heir));
     if target.is_some_and(|heir| heir.administrator) {
         return Err(heir_protected(desired));
@@ -97,6 +106,39 @@ pub(super) async fn drop_role(
     clear_and_drop(&session, desired).await?;
     session.forget(&desired.role);
     Ok(Ended::Gone)
+}
+
+/// A drop that is called off: a role that we closed for it may sign in again.
+pub(super) async fn reopen(
+    object: &EntraPostgresPrincipal,
+    desired: &Desired,
+    ctx: &Context,
+) -> Result<(), Failure> {
+    let session = ctx.sessions.get(&desired.server);
+    let session = session.ok_or_else(|| not_connected(&desired.server))?;
+    let session = session.of(&desired.key.namespace);
+    let interest = Interest::default();
+    let look = session.look_as(Trust::ServerOnly, &desired.role, &interest);
+    let Some(role) = look.await?.role else {
+        return Ok(());
+    };
+    let recorded = record(object, ctx).object_id;
+    let Some(marker) = marker_in(desired, &role, None)?.filter(|marker| marker.is_of(role.oid))
+    else {
+        return Ok(());
+    };
+    let ours = ctx.index.marker_owner(desired, &marker) == MarkerOwner::Us
+        && evidence(&role, &marker, recorded.as_ref()).is_some();
+    if !ours || !marker.closed || role.can_login || !desired.attributes.login {
+        return Ok(());
+    }
+    let open = Marker {
+        closed: false,
+        ..marker
+    };
+    let steps = [RoleStep::Mark(open.to_comment()), RoleStep::Open];
+    let done = session.apply(&desired.role, role.basis(), &steps, &interest);
+    done.await.map(|_| ())
 }
 
 /// Who gets what the role owns, if that is declared.
@@ -216,17 +258,22 @@ fn heir_protected(desired: &Desired) -> Failure {
 }
 
 /// Dropped and made again it could sign in: a kill switch that nobody would know of any more.
-fn not_shut(desired: &Desired, role: &RoleFacts, marker: &Marker) -> Result<(), Failure> {
-    if !shut_by_others(desired, role, marker) || restores(desired, marker) {
+fn not_shut(
+    desired: &Desired,
+    role: &RoleFacts,
+    marker: &Marker,
+    allowance: &Allowance,
+) -> Result<(), Failure> {
+    if !shut_by_others(desired, role, marker) || restores(allowance, marker) {
         return Ok(());
     }
     let message = format!(
         "role {:?} on server {} is not dropped: a database administrator set it to NOLOGIN, and made \
-         again it could sign in. They drop it or set it to LOGIN, or annotation {RESTORE} of the \
-         EntraPostgresPrincipal gets a new value; annotation {ABANDON}: \"true\" leaves the role as it \
+         again it could sign in. They drop it, or {}; annotation {ABANDON}: \"true\" leaves the role as it \
          is on the server",
         desired.role.as_str(),
-        desired.server
+        desired.server,
+        how_to_restore(desired, allowance)
     );
     Err(Failure::new(
         Class::Denied,

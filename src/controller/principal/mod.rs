@@ -14,16 +14,21 @@ mod source;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
+use super::feed::heartbeat;
 use super::index::key_of;
-use super::{Context, Never, guarded};
+use super::turns::Priority;
+use super::{Context, Never, beat, guarded};
 use crate::api::EntraPostgresPrincipal;
 use crate::model::plan::plan;
-use crate::model::{Class, Desired, Failure, Reason};
+use crate::model::{Class, Desired, Failure, ObjectKey, Reason, sizes, spread};
 use crate::telemetry::{ObjectKind, ReconcileResult};
+
+/// Who has a token is looked at this often, however late its renewal is due.
+const LOOK_ANYWAY: SignedDuration = SignedDuration::from_mins(5);
 
 /// When to look again, and how the pass counts.
 struct Next {
@@ -39,11 +44,37 @@ impl Next {
 }
 
 /// Brings one principal to what it declares, as far as that goes now.
-pub async fn reconcile(
-    object: Arc<EntraPostgresPrincipal>,
-    ctx: Arc<Context>,
-) -> Result<Action, Never> {
-    Ok(guarded(&key_of(object.as_ref()), Box::pin(once(&object, &ctx))).await)
+pub async fn reconcile(key: ObjectKey, ctx: Arc<Context>) -> Result<Action, Never> {
+    if key == heartbeat() {
+        return Ok(beat(KIND, &ctx).await);
+    }
+    let Some(seen) = ctx.index.principal(&key) else {
+        return Ok(Action::await_change());
+    };
+    let (priority, bytes) = (priority(&seen, &ctx), sizes::principal(&seen.spec));
+    drop(seen);
+    let _turn = ctx.turns.take(&key.namespace, priority, bytes).await;
+    // It may have changed while it waited.
+    let Some(object) = ctx.index.principal(&key) else {
+        return Ok(Action::await_change());
+    };
+    let work = Box::pin(once(&object, &ctx));
+    Ok(guarded(KIND, &key, &ctx.reporter.metrics, work).await)
+}
+
+const KIND: ObjectKind = ObjectKind::Principal;
+
+/// A renewal that is due does not wait for anything else.
+fn priority(object: &EntraPostgresPrincipal, ctx: &Context) -> Priority {
+    let token = object
+        .status
+        .as_ref()
+        .and_then(|status| status.token.as_ref());
+    let due = token.and_then(|token| token.renew_at.as_ref());
+    match due {
+        Some(due) if due.0 <= ctx.reporter.clock.now() => Priority::Renewal,
+        _ => Priority::Usual,
+    }
 }
 
 async fn once(object: &EntraPostgresPrincipal, ctx: &Context) -> Action {
@@ -61,7 +92,21 @@ async fn once(object: &EntraPostgresPrincipal, ctx: &Context) -> Action {
         .metrics
         .reconciled(ObjectKind::Principal, result, started.elapsed());
     forget_if_gone(object, ctx);
+    let looks = object
+        .spec
+        .token
+        .as_ref()
+        .and_then(|_| look_anyway(object, ctx));
+    let at = at.into_iter().chain(looks).min();
     at.map_or_else(Action::await_change, |at| Action::requeue(until(at, ctx)))
+}
+
+/// Timers do not count while a machine is suspended: who has a token is looked at again soon after that.
+fn look_anyway(object: &EntraPostgresPrincipal, ctx: &Context) -> Option<Timestamp> {
+    let uid = object.uid().unwrap_or_default();
+    let wait = LOOK_ANYWAY.as_secs_f64() * (1.0 - 0.2 * spread(&uid));
+    let now = ctx.reporter.clock.now();
+    now.checked_add(SignedDuration::from_secs_f64(wait)).ok()
 }
 
 /// A pass that ends after its object has put back what was forgotten with that.

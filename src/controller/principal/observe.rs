@@ -7,14 +7,16 @@ use std::time::Duration;
 use kube::Resource;
 
 use crate::api::{EntraPostgresPrincipal, Identity};
-use crate::cluster::{SecretMeta, SecretRead};
+use crate::cluster::{SECRET_TYPE, SecretMeta, SecretRead};
 use crate::controller::Context;
 use crate::controller::index::{Memory, Verified, version};
 use crate::model::failure::not_usable;
 use crate::model::marker::Marker;
 use crate::model::observed::{Login, Observed, Record};
 use crate::model::report::{self, LOGIN_VERIFIED, READY};
-use crate::model::secret::{Connection, Content, Layout, Present, SecretFacts, fingerprint, pem};
+use crate::model::secret::{
+    Connection, Content, Layout, Present, SecretFacts, fingerprint, pem, was_made_before,
+};
 use crate::model::tenancy::{self, Allowance};
 use crate::model::{
     Asked, Class, Desired, DesiredServer, DesiredToken, Failure, Interest, Look, ObjectId,
@@ -102,7 +104,8 @@ pub(super) async fn observe(
     };
     if world.observed.allowance.is_ok() && !desired.suspend {
         world.observed.source = source::object_id(desired, ctx).await;
-        world.look_at_secret(desired, ctx).await;
+        let has_published = ctx.index.status(object).binding.is_some();
+        world.look_at_secret(desired, has_published, ctx).await;
         world.look_at_role(desired, wanted.as_ref(), ctx).await;
     }
     world
@@ -153,6 +156,20 @@ impl World {
         }
     }
 
+    /// Looks at the role again: somebody changed its comment since it was looked at.
+    pub(super) async fn look_past_the_catalog(&mut self, desired: &Desired, ctx: &Context) {
+        let Observed {
+            record,
+            token_object_id,
+            ..
+        } = &self.observed;
+        let wanted = (desired.object_id.as_ref()).or(record.object_id.as_ref());
+        let wanted = wanted.or(token_object_id.as_ref()).cloned();
+        let trust = std::mem::replace(&mut self.trust, Trust::ServerOnly);
+        self.look_at_role(desired, wanted.as_ref(), ctx).await;
+        self.trust = trust;
+    }
+
     /// Takes in what the server has of the role now.
     pub(super) fn take(&mut self, desired: &Desired, view: RoleView, ctx: &Context) {
         self.observed.marker_owner =
@@ -187,7 +204,7 @@ impl World {
     }
 
     /// Looks at the Secret: at the watch's copy, and at the data only if that version was not seen yet.
-    async fn look_at_secret(&mut self, desired: &Desired, ctx: &Context) {
+    async fn look_at_secret(&mut self, desired: &Desired, has_published: bool, ctx: &Context) {
         let (Some(token), Some(server)) = (&desired.token, &self.server) else {
             self.observed.secret = Look::Known(None);
             return;
@@ -210,6 +227,17 @@ impl World {
             self.observed.secret = Look::Known(None);
             return;
         };
+        let orphan = match orphan(desired, token, &meta, has_published, ctx).await {
+            Ok(orphan) => orphan,
+            Err(failure) => {
+                self.observed.secret = Look::Unknown(failure);
+                return;
+            }
+        };
+        let (meta, orphan) = match orphan {
+            Some(newest) => (newest, true),
+            None => (meta, false),
+        };
         let facts = if meta.controller_uid.as_ref() == Some(&desired.uid) {
             content(desired, token, server, &mut self.ca, meta, ctx).await
         } else {
@@ -225,6 +253,7 @@ impl World {
                     controller: meta.controller_uid.clone(),
                     holder: meta.holder(),
                     namesake: is_namesake(desired, &meta),
+                    orphan,
                     content,
                 };
                 self.secret = Some(meta);
@@ -232,6 +261,31 @@ impl World {
             }
         };
     }
+}
+
+/// A Secret without an owner that was an earlier object's of this namespace and name, as it is now: only the
+/// API server knows its type.
+async fn orphan(
+    desired: &Desired,
+    token: &DesiredToken,
+    meta: &SecretMeta,
+    has_published: bool,
+    ctx: &Context,
+) -> Result<Option<SecretMeta>, Failure> {
+    let was_ours = |meta: &SecretMeta| {
+        let (identity, created) = (&token.identity, desired.created);
+        meta.is_orphan() && was_made_before(&meta.annotations, identity, created, has_published)
+    };
+    // The watch keeps no annotations of Secrets.
+    if !meta.is_orphan() {
+        return Ok(None);
+    }
+    let namespace = &desired.key.namespace;
+    let read = ctx.cluster.read_secret(namespace, &token.secret).await?;
+    let ours = read.filter(|read| {
+        was_ours(&read.meta) && read.meta.type_.as_deref() == Some(SECRET_TYPE) && !read.immutable
+    });
+    Ok(ours.map(|read| read.meta))
 }
 
 fn marker_of(view: &RoleView) -> Option<Marker> {

@@ -5,7 +5,7 @@ use crate::controller::index::Memory;
 use crate::controller::{Context, result_of};
 use crate::model::plan::{Plan, RoleWork, Steps, plan};
 use crate::model::report::{self, Preview};
-use crate::model::{Class, Desired, Failure, Look, ObjectId};
+use crate::model::{Desired, Failure, Look, ObjectId};
 use crate::postgres::{show_privilege_steps, show_role_steps};
 use crate::telemetry::ReconcileResult;
 
@@ -18,7 +18,9 @@ const UNKNOWN_ID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// So much is shown at most, in lines and in bytes: an object has to fit into etcd.
 const LINES: usize = 1_000;
-const BYTES: usize = 256 * 1024;
+const BYTES: usize = 32 * 1024;
+/// A longer line is shortened if all do not fit, but not to less than that.
+const LINE: usize = 160;
 
 pub(super) async fn preview(
     object: &EntraPostgresPrincipal,
@@ -38,8 +40,8 @@ pub(super) async fn preview(
         Err(failure) => Err(failure),
     };
     let shown = match shown {
-        // What may pass by itself says nothing about the plan.
-        Err(failure) if matches!(failure.class, Class::Transient | Class::Waiting) => Err(failure),
+        // What may pass says nothing about the plan.
+        Err(failure) if !failure.needs_action() => Err(failure),
         Err(failure) => Ok(Preview {
             statements: 0,
             lines: vec![cannot(&failure)],
@@ -122,7 +124,16 @@ fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }
 
+/// Every statement is shown as far as that goes: long lines are shortened before any is left out.
 fn cut(mut lines: Vec<String>) -> Vec<String> {
+    let total: usize = lines.iter().map(String::len).sum();
+    if total > BYTES {
+        let most = (BYTES / lines.len().max(1)).max(LINE);
+        lines = lines
+            .into_iter()
+            .map(|line| shortened(line, most))
+            .collect();
+    }
     let mut bytes = 0;
     let fits = lines.iter().take(LINES).take_while(|line| {
         bytes += line.len();
@@ -137,22 +148,52 @@ fn cut(mut lines: Vec<String>) -> Vec<String> {
     lines
 }
 
+/// The beginning of a line, and how much more there is.
+fn shortened(line: String, most: usize) -> String {
+    /// For the words at its end.
+    const END: usize = 40;
+    if line.len() <= most {
+        return line;
+    }
+    let most = most.saturating_sub(END);
+    let end = (0..=most).rev().find(|end| line.is_char_boundary(*end));
+    let start = line.get(..end.unwrap_or(0)).unwrap_or_default();
+    format!("{start} ... (and {} bytes more)", line.len() - start.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Class;
 
     #[test]
     fn a_plan_that_is_too_long_is_cut_and_says_so() {
-        let line = "x".repeat(1024);
+        let line = "x".repeat(LINE);
         let long = cut(vec![line; 300]);
-        assert_eq!(long.len(), 257);
-        assert_eq!(
-            long.last().map(String::as_str),
-            Some("-- and 44 lines more")
-        );
+        assert_eq!(long.len(), BYTES / LINE + 1);
+        let left_out = format!("-- and {} lines more", 300 - BYTES / LINE);
+        assert_eq!(long.last(), Some(&left_out));
         let many = cut(vec![String::new(); LINES + 7]);
         assert_eq!(many.last().map(String::as_str), Some("-- and 7 lines more"));
         assert_eq!(cut(vec!["one".to_owned()]), ["one"]);
+    }
+
+    // Red when: a long line takes the place of the statements that follow.
+    #[test]
+    fn a_long_line_is_shortened_and_every_statement_is_shown() {
+        let mut lines = vec![format!("COMMENT ON ROLE x IS '{}'", "ü".repeat(200_000))];
+        lines.extend((0..20).map(|n| format!("GRANT SELECT ON {n}{}", ", \"t\"".repeat(256))));
+        let shown = cut(lines);
+        assert_eq!(shown.len(), 21);
+        assert!(shown.iter().map(String::len).sum::<usize>() <= BYTES);
+        assert!(
+            shown[0].starts_with("COMMENT ON ROLE") && shown[0].ends_with("bytes more)"),
+            "{}",
+            shown[0]
+        );
+        for (n, line) in shown.iter().skip(1).enumerate() {
+            assert!(line.starts_with(&format!("GRANT SELECT ON {n}")), "{line}");
+        }
     }
 
     #[test]

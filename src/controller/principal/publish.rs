@@ -80,11 +80,16 @@ impl Target<'_> {
         let content = self.content(&record, token.expose())?;
         let Desired { key, .. } = self.desired;
         still_wanted(self.desired, self.ctx)?;
-        let written = self
-            .ctx
-            .cluster
-            .create_secret(&key.namespace, &self.wanted.secret, &content)
-            .await;
+        let (cluster, name) = (&self.ctx.cluster, &self.wanted.secret);
+        let written = match self.orphan() {
+            Some(seen) => {
+                tracing::info!(object = %key, "Secret {name} lost its owner: it is taken over");
+                cluster
+                    .take_secret_over(&key.namespace, name, &content, seen)
+                    .await
+            }
+            None => cluster.create_secret(&key.namespace, name, &content).await,
+        };
         match written {
             Ok(meta) => self.published(&meta, record),
             Err(WriteError::Failed(failure)) => Err(failure),
@@ -223,6 +228,7 @@ impl Target<'_> {
                 controller: read.meta.controller_uid.clone(),
                 holder: read.meta.holder(),
                 namesake: is_namesake(self.desired, &read.meta),
+                orphan: false,
                 content: Content::Broken,
             };
             return Err(not_ours(self.desired, &self.wanted.secret, &facts));
@@ -323,6 +329,15 @@ impl Target<'_> {
         };
         self.ctx.index.verify(&self.desired.uid, verified);
         Ok(Published::kept(record))
+    }
+
+    /// The Secret that is there without an owner and was this object's.
+    fn orphan(&self) -> Option<&SecretMeta> {
+        let seen = self.world.secret.as_ref()?;
+        match &self.world.observed.secret {
+            Look::Known(Some(facts)) if facts.orphan => Some(seen),
+            _ => None,
+        }
     }
 
     fn owns(&self, meta: &SecretMeta) -> bool {

@@ -8,7 +8,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::{EntraPostgresPrincipal, EntraPostgresPrincipalStatus, TokenStatus, VerifyLogin};
 use crate::cluster::EventType;
 use crate::controller::index::{Memory, key_of};
-use crate::controller::{Context, result_of};
+use crate::controller::{Context, log_note, result_of};
 use crate::model::desired::RECONCILE;
 use crate::model::observed::{Hold, RefusedStep};
 use crate::model::plan::{Plan, due, is_due};
@@ -245,7 +245,7 @@ fn token_looks(
         Some(hold) => hold.until,
         None => (memory.token).after_within(failed, tried, now, &desired.uid, most),
     });
-    let login = login(desired, token, tried);
+    let login = login((desired, world), token, tried);
     if let Some(LoginOutcome::Tried(signed_in)) = &login {
         let failed = signed_in.as_ref().err();
         looks.push(memory.login.after(failed, true, now, &desired.uid));
@@ -271,30 +271,41 @@ async fn suspended(
         Some((Time(expires), Time(renew))) => metrics.token(&desired.key, *expires, *renew),
         None => metrics.forget_token(&desired.key),
     }
-    // Its end is told then.
-    let ends = times
-        .map(|(Time(expires), _)| *expires)
-        .filter(|end| *end > now);
     let written = write(object, &status, None, ctx).await;
-    Next::settled(written.into_iter().chain(settles).chain(ends).min())
+    Next::settled(written.into_iter().chain(settles).min())
 }
 
 /// What is to be said of the sign-in after this pass.
 fn login(
-    desired: &Desired,
+    (desired, world): (&Desired, &World),
     token: &Result<Option<Published>, Failure>,
     tried: bool,
 ) -> Option<LoginOutcome> {
-    let verify = desired.token.as_ref()?.verify;
+    let wanted = desired.token.as_ref()?;
+    let verify = wanted.verify;
     (verify != VerifyLogin::Never).then(|| match token {
         Ok(Some(Published {
             login: Some(login), ..
-        })) => LoginOutcome::Tried(login.clone()),
+        })) => LoginOutcome::Tried(login.clone().map(|()| place(wanted, world))),
         Err(failure) if tried && failure.reason == Reason::LoginRefused => {
             LoginOutcome::Tried(Err(failure.clone()))
         }
         _ => LoginOutcome::AsBefore,
     })
+}
+
+/// Where a sign-in was tried, and where the Secret sends workloads without one.
+fn place(token: &DesiredToken, world: &World) -> String {
+    let Some(server) = &world.server else {
+        return "the server".to_owned();
+    };
+    let tried = format!("{}:{}", server.host, server.port);
+    let host = token.host.as_ref().unwrap_or(&server.host);
+    let told = format!("{host}:{}", token.port.unwrap_or(server.port));
+    if told == tried {
+        return tried;
+    }
+    format!("{tried}; at token.endpoint, {told}, none was tried")
 }
 
 /// In the first quarter of the time that was planned for a renewal it may wait in silence: a short
@@ -391,7 +402,9 @@ pub(super) async fn waiting(
     }
 }
 
-/// Writes the status if it differs, then tells about the transition. On failure: when to try again.
+/// Writes the status if it differs, then tells about the transition. Returns when to look again for what is
+/// shown: at the end of a token that lives, whatever else is waited for; when what is not well becomes Stalled;
+/// and soon if it could not be written.
 pub(super) async fn write(
     object: &EntraPostgresPrincipal,
     status: &EntraPostgresPrincipalStatus,
@@ -426,22 +439,17 @@ pub(super) async fn write(
         } else {
             EventType::Normal
         };
-        log(&key.to_string(), note.warning, &note.reason, &note.note);
+        log_note(&key, &note);
         let reference = object.object_ref(&());
         ctx.reporter
             .events
             .publish(&reference, type_, &note.reason, "Reconcile", &note.note)
             .await;
     }
-    None
-}
-
-fn log(object: &str, warning: bool, reason: &str, note: &str) {
-    if warning {
-        tracing::warn!(object, reason, "{note}");
-    } else {
-        tracing::info!(object, reason, "{note}");
-    }
+    let now = ctx.reporter.clock.now();
+    let stalls = report::stalls_at(&status.conditions, now);
+    let ends = report::token_ends(status, now);
+    stalls.into_iter().chain(ends).min()
 }
 
 fn present(desired: &Desired, world: &World) -> Option<TokenRecord> {
@@ -481,10 +489,14 @@ fn after_loss(desired: &Desired, now: Timestamp) -> Hold {
     }
 }
 
-/// One failure out of several: the first that somebody has to act on gives the reason.
+/// One failure out of several: the first that somebody has to act on gives the reason, before what may
+/// heal and what passes.
 fn together(failures: &[Failure]) -> Option<Failure> {
-    let acts = |failure: &&Failure| matches!(failure.class, Class::Invalid | Class::Denied);
-    let first = failures.iter().find(acts).or(failures.first())?.clone();
+    let acts = |failure: &&Failure| failure.needs_action();
+    let refused = |failure: &&Failure| matches!(failure.class, Class::Invalid | Class::Denied);
+    let first = failures.iter().find(acts);
+    let first = first.or_else(|| failures.iter().find(refused));
+    let first = first.or(failures.first())?.clone();
     let others = failures.iter().filter(|failure| **failure != first);
     let said: Vec<&str> = std::iter::once(&first)
         .chain(others)

@@ -10,7 +10,7 @@ use crate::model::observed::RefusedStep;
 use crate::model::plan::{RoleWork, Steps, plan};
 use crate::model::report::RoleChange;
 use crate::model::{
-    Class, Desired, Failure, Look, PrivilegeStep, Reason, RoleFacts, RoleStep, ending,
+    Basis, Class, Desired, Failure, Look, PrivilegeStep, Reason, RoleFacts, RoleStep, ending,
 };
 use crate::postgres::Session;
 
@@ -100,7 +100,11 @@ pub(super) async fn carry_out(
             } = work;
             RoleDone {
                 role: match &world.observed.role {
-                    Look::Known(facts) => role_status(desired, facts.as_ref(), adopted),
+                    Look::Known(facts) => role_status(
+                        desired,
+                        facts.as_ref(),
+                        adopted || was_there(facts.as_ref()),
+                    ),
                     Look::Unknown(failure) => Err(failure.clone()),
                 },
                 problems,
@@ -144,10 +148,10 @@ impl Work<'_> {
             }
             let session = self.session()?;
             still_wanted(self.desired, self.ctx)?;
-            if !steps.role.is_empty() {
-                self.in_postgres(&session, &steps.role).await?;
+            let made = steps.role.is_empty() || self.in_postgres(&session, &steps.role).await?;
+            if made {
+                self.inside(&session, &steps).await;
             }
-            self.inside(&session, &steps).await;
             // What was done is seen; a pause of before says nothing about it.
             self.world.observed.role_hold = None;
             steps = self.next_steps()?;
@@ -202,14 +206,21 @@ impl Work<'_> {
             .extend(left.map(|step| (step, failure.clone())));
     }
 
-    async fn in_postgres(&mut self, session: &Session, steps: &[RoleStep]) -> Result<(), Failure> {
+    /// False: the role's comment was changed since it was looked at, so that it was looked at again.
+    async fn in_postgres(
+        &mut self,
+        session: &Session,
+        steps: &[RoleStep],
+    ) -> Result<bool, Failure> {
         let Self {
             desired,
             world,
             ctx,
             ..
         } = self;
-        match session.apply(&desired.role, steps, &world.interest).await {
+        let basis = basis(world);
+        let applied = session.apply(&desired.role, basis, steps, &world.interest);
+        match applied.await {
             Ok(applied) => {
                 // No snapshot tells them: what we change ourselves is no news to it.
                 ctx.index.wake_rivals(desired);
@@ -220,7 +231,11 @@ impl Work<'_> {
                 let refused = applied.refused.into_iter();
                 self.refused
                     .extend(refused.map(|(step, failure)| (RefusedStep::Role(step), failure)));
-                Ok(())
+                Ok(true)
+            }
+            Err(failure) if failure.reason == Reason::MarkerChanged => {
+                world.look_past_the_catalog(desired, ctx).await;
+                Ok(false)
             }
             // Somebody was faster: say whose it is now.
             Err(failure) if failure.reason == Reason::RoleExists => {
@@ -234,11 +249,12 @@ impl Work<'_> {
     /// Works in the other databases, side by side.
     async fn inside(&mut self, session: &Session, steps: &Steps) {
         let Self { desired, world, .. } = self;
+        let mut outdated = false;
         let changes = steps.inside.iter().map(async |(database, steps)| {
             let interest = world.interest.databases.get(database);
             let interest = interest.cloned().unwrap_or_default();
             let applied = session
-                .apply_inside(&desired.role, database, steps, &interest)
+                .apply_inside(&desired.role, basis(world), database, steps, &interest)
                 .await;
             (database, steps, applied)
         });
@@ -256,6 +272,7 @@ impl Work<'_> {
                     self.refused
                         .extend(refused.map(|(refused, failure)| (step(refused), failure)));
                 }
+                Err(failure) if failure.reason == Reason::MarkerChanged => outdated = true,
                 Err(failure) => {
                     let step = |step: PrivilegeStep| RefusedStep::Inside(database.clone(), step);
                     let steps = steps.iter().cloned();
@@ -263,6 +280,11 @@ impl Work<'_> {
                         .extend(steps.map(|refused| (step(refused), failure.clone())));
                 }
             }
+        }
+        if outdated {
+            self.world
+                .look_past_the_catalog(self.desired, self.ctx)
+                .await;
         }
     }
 
@@ -277,7 +299,16 @@ impl Work<'_> {
 
     fn session(&self) -> Result<Session, Failure> {
         let session = self.world.session.clone();
-        session.ok_or_else(|| unreadable(self.desired))
+        let session = session.ok_or_else(|| unreadable(self.desired))?;
+        Ok(session.of(&self.desired.key.namespace))
+    }
+}
+
+/// What the steps were decided on.
+fn basis(world: &World) -> Basis {
+    match &world.observed.role {
+        Look::Known(Some(facts)) => facts.basis(),
+        _ => Basis::Nothing,
     }
 }
 
@@ -311,6 +342,12 @@ fn role_status(
         object_id: label.object_id.to_string(),
         adopted,
     })
+}
+
+/// Whether the role was there before the object, as its marker says.
+fn was_there(facts: Option<&RoleFacts>) -> bool {
+    let marker = facts.and_then(|facts| facts.marker().ok().flatten());
+    marker.is_some_and(|marker| marker.came.is_some_and(|came| !came.is_recorded()))
 }
 
 fn change_of(steps: &Steps) -> Option<RoleChange> {

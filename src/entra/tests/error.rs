@@ -94,11 +94,76 @@ fn every_number_has_its_reason_and_class() {
         (90055, EntraThrottled, Class::Transient, "slow down"),
         (50196, EntraThrottled, Class::Transient, "slow down"),
     ] {
-        let failure = failure(&asked(), &entra(code), now());
+        let record = entra(code);
+        let failure = failure(&asked(), &record, now());
         assert_eq!((failure.reason, failure.class), (reason, class), "{code}");
         assert!(failure.message.contains(word), "{code}: {failure}");
-        let closes = verdict(&failure) != Verdict::Answers;
-        assert_eq!(closes, class == Class::Transient, "{code}");
+        let answered = signal(&record, &failure, false) == Signal::Answered;
+        assert_eq!(answered, class != Class::Transient, "{code}");
+    }
+}
+
+// Red when: what only concerns the one who asked counts as a failure of the authority (findings A1).
+#[test]
+fn an_authority_is_blamed_only_for_what_it_does_itself() {
+    let failed = |problem| Record::Failed(problem);
+    let late = failed(Problem::Timeout);
+    let cut = failed(Problem::Connection("reset".to_owned()));
+    let untrusted = failed(Problem::Certificate("unknown".to_owned()));
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let busy = r#"{"error":"temporarily_unavailable"}"#;
+    let refused = r#"{"error":"invalid_scope"}"#;
+    for (record, entra, imds) in [
+        (late, Signal::AuthorityFailed(None), None),
+        (cut, Signal::AuthorityFailed(None), None),
+        (untrusted, Signal::AuthorityFailed(None), None),
+        (answer(500, ""), Signal::AuthorityFailed(None), None),
+        (answer(503, "<html>"), Signal::AuthorityFailed(None), None),
+        (answer(408, ""), Signal::AuthorityFailed(None), None),
+        (answer(400, busy), Signal::AuthorityFailed(None), None),
+        (answer(400, ""), Signal::ClientFailed, None),
+        (answer(403, "<html>"), Signal::ClientFailed, None),
+        (answer(407, ""), Signal::ClientFailed, None),
+        (answer(413, ""), Signal::ClientFailed, None),
+        (answer(414, "too long"), Signal::ClientFailed, None),
+        (answer(431, ""), Signal::ClientFailed, None),
+        (
+            answer(404, "<html>"),
+            Signal::ClientFailed,
+            Some(Signal::AuthorityFailed(None)),
+        ),
+        (
+            answer(410, ""),
+            Signal::ClientFailed,
+            Some(Signal::AuthorityFailed(seconds(70))),
+        ),
+        (answer(302, ""), Signal::ClientFailed, None),
+        (answer(200, ""), Signal::ClientFailed, None),
+        (failed(Problem::Garbled), Signal::ClientFailed, None),
+        (
+            answer(429, ""),
+            Signal::Throttled(DEFAULT_THROTTLE),
+            Some(Signal::AuthorityFailed(Some(IMDS_THROTTLE))),
+        ),
+        (answer(400, refused), Signal::Answered, None),
+        (Record::Unsent, Signal::NotSent, None),
+        (
+            failed(Problem::Unsendable("too long".to_owned())),
+            Signal::NotSent,
+            None,
+        ),
+        (
+            failed(Problem::CaFile("caFile", "gone".to_owned())),
+            Signal::NotSent,
+            None,
+        ),
+    ] {
+        let of = |asked: &Asked| {
+            let failure = failure(asked, &record, now());
+            signal(&record, &failure, asked.managed)
+        };
+        assert_eq!(of(&asked()), entra, "{record:?}");
+        assert_eq!(of(&at_imds()), imds.unwrap_or(entra), "{record:?}");
     }
 }
 

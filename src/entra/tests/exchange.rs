@@ -1,11 +1,10 @@
 //! What one order sends, and what it gets.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::server::{LIFE, OBJECT};
 use super::{CLIENT, Scene, TENANT, is, managed, operator, real_now, secret, workload};
-use crate::entra::queue::SLOW;
+use crate::entra::breaker::SLOW;
 use crate::entra::{ExchangeKind, OperatorEnvironment, Outcome, locked};
 use crate::model::{Class, Reason};
 use crate::ports::TokenSource as _;
@@ -235,7 +234,8 @@ async fn a_few_exchanges_follow_each_other() {
     let orders = futures::future::join_all(orders);
     let watching = async {
         scene.server.asked(1).await;
-        assert_eq!(scene.cluster.reads.load(Ordering::SeqCst), 1);
+        scene.cluster.was_read(4).await;
+        assert_eq!(scene.server.seen().len(), 1);
         scene.server.open();
     };
     let (tokens, ()) = tokio::join!(orders, watching);

@@ -4,6 +4,7 @@
 mod certificates;
 mod exchange;
 mod failures;
+mod hostile;
 mod many;
 mod network;
 mod server;

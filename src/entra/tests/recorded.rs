@@ -248,3 +248,88 @@ fn what_passes_by_itself_is_told_from_what_does_not() {
         assert!(failure.retry_after.is_some(), "{code}");
     }
 }
+
+/// The rows of the guide's table: numbers and reason.
+fn rows(guide: &str) -> Vec<(Vec<u64>, String)> {
+    let table = guide.split("### Codes of Entra").nth(1).unwrap();
+    let table = table.split("## The operator itself").next().unwrap();
+    let cells = |line: &str| -> Vec<String> { line.split('|').map(str::to_owned).collect() };
+    let rows = table
+        .lines()
+        .filter(|line| line.contains("AADSTS"))
+        .map(cells);
+    rows.map(|cells| {
+        let words = cells[1]
+            .split('`')
+            .map(|word| word.trim_start_matches("AADSTS"));
+        let numbers = words.filter_map(|word| word.parse().ok()).collect();
+        (numbers, cells[2].trim().trim_matches('`').to_owned())
+    })
+    .collect()
+}
+
+// Red when: a number is in the guide and not in the table, or the other way round: then it gets the
+// sentence for numbers nobody knows, or advice that nobody can look up.
+#[test]
+fn the_guide_and_the_table_have_the_same_numbers_and_reasons() {
+    let federated = Asked {
+        subject: Some(Subject {
+            issuer: "https://oidc.example/".to_owned(),
+            subject: "system:serviceaccount:orders:app".to_owned(),
+        }),
+        ..Asked::for_test()
+    };
+    let certified = Asked {
+        thumbprint: Some("84E05C1D98BCE3A5421D225B140B36E86A3D5534".to_owned()),
+        ..Asked::for_test()
+    };
+    let unknown = "look the number up";
+    let rows = rows(include_str!("../../../docs/troubleshooting.md"));
+    let mut documented = Vec::new();
+    for (numbers, reason) in rows {
+        for number in numbers {
+            documented.push(number);
+            let asked = match reason.as_str() {
+                "ClientCertificateInvalid" => &certified,
+                _ => &federated,
+            };
+            let failure = told(asked, 400, body("invalid_request", number, "Because."));
+            assert_eq!(failure.reason.to_string(), reason, "{number}: {failure}");
+            assert!(!failure.message.contains(unknown), "{number}: {failure}");
+        }
+    }
+    assert!(documented.len() > 40, "{documented:?}");
+    let source = include_str!("../aadsts.rs");
+    let numbers = source.split(|c: char| !(c.is_ascii_digit() || c == '_'));
+    for number in numbers.filter_map(|text| text.replace('_', "").parse::<u64>().ok()) {
+        let is_code = (50_000..10_000_000).contains(&number);
+        assert!(!is_code || documented.contains(&number), "{number}");
+    }
+}
+
+// Red when: a number that is in no table says less than the operator knows.
+#[test]
+fn a_number_nobody_knows_comes_with_all_that_entra_was_shown() {
+    let mut asked = Asked {
+        subject: Some(Subject {
+            issuer: "https://oidc.example/".to_owned(),
+            subject: "system:serviceaccount:orders:app".to_owned(),
+        }),
+        ..Asked::for_test()
+    };
+    let text = |asked: &Asked| told(asked, 401, body("invalid_client", 999_999, "Odd.")).message;
+    let message = text(&asked);
+    for word in [
+        "https://oidc.example/",
+        "system:serviceaccount:orders:app",
+        "api://AzureADTokenExchange",
+        CLIENT,
+        TENANT,
+        "AADSTS999999: Odd.",
+    ] {
+        assert!(message.contains(word), "{word}: {message}");
+    }
+    asked.subject = None;
+    asked.thumbprint = Some("84E05C1D".to_owned());
+    assert!(text(&asked).contains("thumbprint 84E05C1D"));
+}

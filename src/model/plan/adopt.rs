@@ -2,7 +2,7 @@
 
 use super::claim::{Claim, Existing, Ours, declares, gave_all};
 use crate::api::Adoption;
-use crate::model::marker::Marker;
+use crate::model::marker::{Came, Marker};
 use crate::model::{Failure, ObjectId, Reason, RoleStep};
 
 impl Existing<'_> {
@@ -21,6 +21,16 @@ impl Existing<'_> {
                 ),
             ));
         };
+        // Made again under its name it is the same object; another one adopts.
+        if found.key() != self.desired.key && self.desired.adoption == Adoption::Refuse {
+            let what = format!(
+                "it was made for EntraPostgresPrincipal {}, which is gone: make that object again, choose \
+                 another roleName, or {}",
+                found.key(),
+                self.how_to_adopt()
+            );
+            return Err(self.denied(Reason::RoleExists, &what));
+        }
         if self.wanted.is_none() && self.desired.takes_id_from_token() {
             return Ok(Claim::AfterToken);
         }
@@ -48,22 +58,27 @@ impl Existing<'_> {
         if !self.desired.admin && !gave_all(self.facts, &found.asked) {
             self.unprotected()?;
         }
+        self.mfa_kept()?;
         // Sign-in may be disabled because of a deletion that was called off.
         let opens = found.closed && !self.facts.can_login && self.desired.attributes.login;
         Ok(Claim::ours(Ours {
             before: Vec::new(),
             marker: Marker {
-                asked: found.asked.clone(),
-                ..marker(Some(bound))
+                came: Some(Came::taken_over(&found.key(), bound)),
+                restored: self.obeyed(found),
+                ..left_by(found, marker(Some(bound)))
             },
             after: opens.then_some(RoleStep::Open).into_iter().collect(),
-            problem: None,
+            problems: Vec::new(),
+            notes: Vec::new(),
         }))
     }
 
-    /// No marker: ours if the status remembers the identity, else adoption decides.
+    /// No marker: ours if the status remembers the identity, else adoption decides. `found`: one that was
+    /// copied to a role with another oid.
     pub(super) fn unmarked(
         &self,
+        found: Option<&Marker>,
         marker: &dyn Fn(Option<&ObjectId>) -> Marker,
     ) -> Result<Claim, Failure> {
         let label = self.facts.label.as_ref();
@@ -74,14 +89,21 @@ impl Existing<'_> {
             if !self.desired.admin && !gave_all(self.facts, &declares(self.desired)) {
                 self.unprotected()?;
             }
+            // A server that was restored has our markers, for roles with other oids.
+            let restored = found.filter(|found| found.uid == self.desired.uid);
+            let lost = || Some(Came::recorded(recorded));
             return Ok(Claim::ours(Ours {
                 before: Vec::new(),
-                marker: marker(Some(recorded)),
+                marker: Marker {
+                    came: restored.map_or_else(lost, |found| found.came.clone()),
+                    ..marker(Some(recorded))
+                },
                 after: Vec::new(),
-                problem: None,
+                problems: Vec::new(),
+                notes: Vec::new(),
             }));
         }
-        self.adopt(false, marker)
+        self.adopt(None, marker)
     }
 
     /// What would make the role this object's, by what it is now.
@@ -113,10 +135,10 @@ impl Existing<'_> {
 
     /// A role that was there before: it keeps what it owns and its privileges, none of which we count as
     /// given by us, and can only sign in with Entra any more.
-    /// `closed`: we disabled sign-in for a deletion that ended otherwise.
+    /// `left`: the marker of an object that is gone; what that one was given stays known.
     pub(super) fn adopt(
         &self,
-        closed: bool,
+        left: Option<&Marker>,
         marker: &dyn Fn(Option<&ObjectId>) -> Marker,
     ) -> Result<Claim, Failure> {
         self.unprotected()?;
@@ -157,15 +179,46 @@ impl Existing<'_> {
             self.same_identity(&label.object_id)?;
             self.same_type(label)?;
         }
-        let opens = closed && !self.facts.can_login && self.desired.attributes.login;
+        self.mfa_kept()?;
+        let came = Came::adopted(self.desired.adoption, label.map(|label| &label.object_id));
+        let mut marker = Marker {
+            came: Some(came),
+            ..marker(Some(wanted))
+        };
+        if let Some(left) = left {
+            marker = Marker {
+                restored: self.obeyed(left),
+                ..left_by(left, marker)
+            };
+        }
+        let opens = left.is_some_and(|left| left.closed)
+            && !self.facts.can_login
+            && self.desired.attributes.login;
         let opens = opens.then_some(RoleStep::Open);
         Ok(Claim::ours(Ours {
             before: self.bind(wanted),
-            marker: marker(Some(wanted)),
+            marker,
             after: std::iter::once(RoleStep::ForgetPassword)
                 .chain(opens)
                 .collect(),
-            problem: None,
+            problems: Vec::new(),
+            notes: Vec::new(),
         }))
+    }
+
+    /// The value of annotation `entrapostgres.io/restore` that counts as obeyed on a role that is taken over.
+    fn obeyed(&self, left: &Marker) -> Option<String> {
+        let restore = self.allowance.restore.clone();
+        restore.or_else(|| left.restored.clone())
+    }
+}
+
+/// The marker of an object that has taken a role over, with what the former one was given.
+fn left_by(found: &Marker, marker: Marker) -> Marker {
+    Marker {
+        asked: found.asked.clone(),
+        version: found.version,
+        others: found.others.clone(),
+        ..marker
     }
 }

@@ -1,10 +1,11 @@
 //! Whose a role is that is there already: this object's, or why it is not. Decides nothing about rights.
 
-use super::Steps;
+use super::{Steps, written};
 use crate::api::Adoption;
 use crate::model::desired::RESTORE;
 use crate::model::marker::Marker;
 use crate::model::observed::{MarkerOwner, Observed};
+use crate::model::tenancy::Allowance;
 use crate::model::{
     Asked, Class, Desired, EntraLabel, Failure, ObjectId, ObjectKey, Reason, RoleFacts, RoleName,
     RoleStep, entra_type, rights, rights::ident,
@@ -33,7 +34,9 @@ pub(super) struct Ours {
     /// After it.
     pub after: Vec<RoleStep>,
     /// What is left as it is and people must know.
-    pub problem: Option<Failure>,
+    pub problems: Vec<Failure>,
+    /// What people should know.
+    pub notes: Vec<String>,
 }
 
 impl Ours {
@@ -43,21 +46,23 @@ impl Ours {
         desired: &Desired,
         facts: &RoleFacts,
         observed: &Observed,
-    ) -> Steps {
+    ) -> Result<Steps, Failure> {
         let rights = rights::plan(desired, &self.marker.asked, Some(facts), observed);
         let marker = Marker {
             asked: rights.asked,
             role_oid: facts.oid.to_string(),
             ..self.marker
         };
-        let mark = (found != Some(&marker)).then(|| RoleStep::Mark(marker.to_comment()));
+        let there = facts.comment.as_ref().map_or(0, String::len);
+        let mark = (found != Some(&marker)).then(|| written(desired, &marker, there));
+        let mark = mark.transpose()?.map(RoleStep::Mark);
         let role = self.before.into_iter().chain(mark).chain(self.after);
-        Steps {
+        Ok(Steps {
             role: role.chain(rights.steps).collect(),
             inside: rights.inside,
-            problems: self.problem.into_iter().chain(rights.problems).collect(),
-            notes: rights.notes,
-        }
+            problems: self.problems.into_iter().chain(rights.problems).collect(),
+            notes: self.notes.into_iter().chain(rights.notes).collect(),
+        })
     }
 }
 
@@ -127,9 +132,32 @@ pub fn shut_by_others(desired: &Desired, facts: &RoleFacts, marker: &Marker) -> 
     desired.attributes.login && !facts.can_login && !by_us
 }
 
-/// Whether annotation `entrapostgres.io/restore` has a value that was not obeyed yet.
-pub fn restores(desired: &Desired, marker: &Marker) -> bool {
-    desired.restore.is_some() && desired.restore != marker.restored
+/// Whether annotation `entrapostgres.io/restore` of who may open the role has a value that was not obeyed yet.
+pub fn restores(allowance: &Allowance, marker: &Marker) -> bool {
+    allowance.restore.is_some() && allowance.restore != marker.restored
+}
+
+/// Who opens a role that a database administrator closed, and how.
+pub fn how_to_restore(desired: &Desired, allowance: &Allowance) -> String {
+    let ignored = desired.restore.is_some() && allowance.restore != desired.restore;
+    let note = if ignored {
+        format!(
+            "; annotation {RESTORE} of the EntraPostgresPrincipal is not obeyed without restore: true in \
+                 the server's tenants"
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "they set it to LOGIN, or the owner of EntraPostgresServer {} sets its annotation {RESTORE}: {}=WORD, \
+         with a word that it did not have before{note}",
+        desired.server, desired.key
+    )
+}
+
+/// Whether what keeps a role from being taken over leaves it to adoption.
+fn may_be_adopted(refused: Reason) -> bool {
+    !matches!(refused, Reason::RoleProtected | Reason::MfaRequired)
 }
 
 /// The administrative rights of a role, in words.
@@ -171,7 +199,7 @@ pub(super) struct Existing<'a> {
     pub declared: Option<&'a ObjectId>,
     /// The same, or else what is recorded or the token says.
     pub wanted: Option<&'a ObjectId>,
-    pub literal: bool,
+    pub allowance: &'a Allowance,
 }
 
 impl Existing<'_> {
@@ -191,8 +219,8 @@ impl Existing<'_> {
                 let taken = self.take_over(found, marker);
                 // It was not made for this object, and its own is gone.
                 taken.or_else(|failure| match self.desired.adoption {
-                    Adoption::Any if failure.reason != Reason::RoleProtected => {
-                        self.adopt(found.closed, marker)
+                    Adoption::Any if may_be_adopted(failure.reason) => {
+                        self.adopt(Some(found), marker)
                     }
                     _ => Err(failure),
                 })
@@ -204,12 +232,14 @@ impl Existing<'_> {
             (Some(MarkerOwner::OtherCluster), Some(found)) => Err(self.owned_by(
                 Reason::RoleOwnedByOtherCluster,
                 &format!(
-                    "EntraPostgresPrincipal {} of cluster {}",
+                    "EntraPostgresPrincipal {} of cluster {cluster} (if that cluster is gone, or was this \
+                     one under another id, list it in the operator's configuration: formerClusterIds: \
+                     [{cluster:?}])",
                     found.key(),
-                    found.cluster
+                    cluster = found.cluster
                 ),
             )),
-            _ => self.unmarked(marker),
+            _ => self.unmarked(found, marker),
         }
     }
 
@@ -247,9 +277,9 @@ impl Existing<'_> {
             ..found.clone()
         };
         let shut = shut_by_others(desired, self.facts, found);
-        let restore = restores(desired, found);
+        let restore = restores(self.allowance, found);
         if restore {
-            marker.restored.clone_from(&desired.restore);
+            marker.restored.clone_from(&self.allowance.restore);
         }
         if found.closed && !desired.attributes.login {
             marker.asked.attributes.insert("login".to_owned());
@@ -260,16 +290,23 @@ impl Existing<'_> {
             self.denied(
                 Reason::LoginDisabledOnServer,
                 &format!(
-                    "a database administrator set it to NOLOGIN: it stays so until they set it to LOGIN, \
-                     or annotation {RESTORE} of the EntraPostgresPrincipal gets a new value"
+                    "a database administrator set it to NOLOGIN: it stays so until {}",
+                    how_to_restore(desired, self.allowance)
                 ),
             )
+        });
+        let unknown = found.came.as_ref().filter(|came| came.is_recorded());
+        let note = unknown.map(|_| {
+            "the role was without a marker for a while: what it was given before that is not known, and is \
+             not taken back"
+                .to_owned()
         });
         Ok(Claim::ours(Ours {
             before,
             marker,
             after: opens.then_some(RoleStep::Open).into_iter().collect(),
-            problem,
+            problems: self.mfa_kept().err().into_iter().chain(problem).collect(),
+            notes: note.into_iter().collect(),
         }))
     }
 
@@ -278,8 +315,11 @@ impl Existing<'_> {
         let label = self.facts.label.as_ref();
         // A label that somebody took away is put back; then the marker knows.
         let bound = label.map_or_else(|| found.object_id(), |label| Some(label.object_id.clone()));
-        let stays = bound.as_ref() == Some(target);
-        if stays || self.desired.admin || gave_all(self.facts, &found.asked) {
+        if bound.as_ref() == Some(target) {
+            return Ok(());
+        }
+        self.is_its_own(target, bound.as_ref(), found)?;
+        if self.desired.admin || gave_all(self.facts, &found.asked) {
             return Ok(());
         }
         self.unprotected().map_err(|_| {
@@ -294,11 +334,54 @@ impl Existing<'_> {
         })
     }
 
+    /// What somebody else made is bound to another identity only where any role may be: else the way by
+    /// the same identity first, and by another one after it, would be as good as that.
+    fn is_its_own(
+        &self,
+        target: &ObjectId,
+        bound: Option<&ObjectId>,
+        found: &Marker,
+    ) -> Result<(), Failure> {
+        let recorded = [found.object_id(), self.observed.record.object_id.clone()];
+        let drifted = recorded.iter().flatten().all(|id| id == target);
+        let made = found.came.is_none() && !self.observed.record.adopted;
+        if drifted || made || self.allowance.any || self.allowance.literal {
+            return Ok(());
+        }
+        let was = bound.map_or_else(|| "none".to_owned(), ObjectId::to_string);
+        Err(self.denied(
+            Reason::NotAllowedByServer,
+            &format!(
+                "this object did not make it, so it is bound to object id {target} instead of {was} only if \
+                 tenants.adoption of the server has Any, or tenants.roleNames names it literally: ask the \
+                 server's owner, or declare {was} again"
+            ),
+        ))
+    }
+
+    /// Multifactor authentication that is required on the server and not declared is taken away only where
+    /// the server's owner names the role literally.
+    pub(super) fn mfa_kept(&self) -> Result<(), Failure> {
+        if self.desired.mfa || !self.keeps_mfa() {
+            return Ok(());
+        }
+        Err(self.denied(
+            Reason::MfaRequired,
+            "multifactor authentication is required for it there and not declared, and is not taken away: make \
+             the object with principal.requireMFA: true, or have a database administrator take it away, or the \
+             server's owner name the role literally in tenants.roleNames",
+        ))
+    }
+
+    fn keeps_mfa(&self) -> bool {
+        let label = self.facts.label.as_ref();
+        label.is_some_and(|label| label.mfa) && !self.allowance.literal
+    }
+
     /// Binds the role, unless it is bound so.
     pub(super) fn bind(&self, target: &ObjectId) -> Vec<RoleStep> {
-        let Desired {
-            kind, admin, mfa, ..
-        } = *self.desired;
+        let Desired { kind, admin, .. } = *self.desired;
+        let mfa = self.desired.mfa || self.keeps_mfa();
         let label = (!self.bound_to(target)).then(|| RoleStep::Label {
             object_id: target.clone(),
             kind,
@@ -309,14 +392,13 @@ impl Existing<'_> {
     }
 
     pub(super) fn bound_to(&self, target: &ObjectId) -> bool {
-        let Desired {
-            kind, admin, mfa, ..
-        } = self.desired;
+        let Desired { kind, admin, .. } = self.desired;
+        let mfa = self.desired.mfa || self.keeps_mfa();
         self.facts.label.as_ref().is_some_and(|label| {
             label.object_id == *target
                 && label.entra_type == entra_type(*kind)
                 && label.admin == *admin
-                && label.mfa == *mfa
+                && label.mfa == mfa
         })
     }
 
@@ -353,7 +435,7 @@ impl Existing<'_> {
                 "it is an Entra administrator and is never taken over; choose another roleName";
             return Err(self.denied(Reason::RoleProtected, what));
         }
-        if self.facts.is_administrative() && !self.literal {
+        if self.facts.is_administrative() && !self.allowance.literal {
             let what = format!(
                 "it has administrative rights ({}), so it is taken over only if tenants.roleNames of the \
                  server names it literally; ask the server's owner for that, have the rights taken away, or \

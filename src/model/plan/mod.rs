@@ -8,6 +8,7 @@ mod adopt;
 mod claim;
 mod consent;
 mod leave;
+mod mark;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -19,10 +20,12 @@ use super::{
 };
 use claim::{Claim, Existing, not_in_use};
 use consent::{Declared, declared};
+use mark::written;
 use token::token_work;
 
-pub use claim::{gave_all, restores, shut_by_others};
+pub use claim::{gave_all, how_to_restore, restores, shut_by_others};
 pub use leave::{Evidence, evidence};
+pub use mark::marker_in;
 pub use token::{due, is_asked_for, is_due, not_ours, secret_not_ours};
 
 /// A `ConfigMap` with an object id is read again after this time.
@@ -131,8 +134,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp, cluster: &st
     ];
     let holds = holds.into_iter().flatten();
     let looks = holds
-        .filter_map(|hold| hold.until)
-        .filter(|until| *until > now)
+        .filter_map(|hold| hold.rests_until(now))
         .chain(renewal)
         .chain(source);
     Plan {
@@ -156,8 +158,7 @@ fn discard(desired: &Desired, observed: &Observed) -> BTreeSet<String> {
 /// The work without what the server refused a while ago; the failure to go on reporting while the
 /// whole half rests.
 fn rested(work: RoleWork, hold: Option<&Hold>, now: Timestamp) -> Result<RoleWork, Failure> {
-    let rests = |hold: &&Hold| hold.until.is_none_or(|until| until > now);
-    let Some(hold) = hold.filter(rests).filter(|_| !work.is_nothing()) else {
+    let Some(hold) = (hold.filter(|hold| hold.rests(now))).filter(|_| !work.is_nothing()) else {
         return Ok(work);
     };
     match (work, &hold.failure) {
@@ -195,6 +196,7 @@ impl Steps {
 }
 
 fn role_work(desired: &Desired, observed: &Observed, cluster: &str) -> Result<RoleWork, Failure> {
+    desired.rights.clone()?;
     let allowance = observed.allowance.clone()?;
     let found = match &observed.role {
         Look::Unknown(cause) => return Err(cause.clone()),
@@ -216,14 +218,14 @@ fn role_work(desired: &Desired, observed: &Observed, cluster: &str) -> Result<Ro
         not_in_use(desired, observed, id)?;
     }
     let marker = |id: Option<&ObjectId>| Marker {
-        restored: desired.restore.clone(),
+        restored: allowance.restore.clone(),
         ..Marker::new(cluster, &desired.key, &desired.uid, id)
     };
     let Some(facts) = found else {
         if wanted.is_none() && desired.takes_id_from_token() {
             return Ok(RoleWork::AfterToken);
         }
-        let steps = created(desired, observed, wanted, marker(wanted));
+        let steps = created(desired, observed, wanted, marker(wanted))?;
         return Ok(RoleWork::Steps(steps.with(problem)));
     };
     let existing = Existing {
@@ -232,13 +234,13 @@ fn role_work(desired: &Desired, observed: &Observed, cluster: &str) -> Result<Ro
         facts,
         declared: id.as_ref(),
         wanted,
-        literal: allowance.literal,
+        allowance: &allowance,
     };
-    let found = facts.comment.as_deref().and_then(Marker::parse);
+    let found = marker_in(desired, facts, allowance.discard.as_ref())?;
     match existing.claim(found.as_ref(), &marker)? {
         Claim::AfterToken => Ok(RoleWork::AfterToken),
         Claim::Ours(ours) => {
-            let steps = ours.steps(found.as_ref(), desired, facts, observed);
+            let steps = ours.steps(found.as_ref(), desired, facts, observed)?;
             Ok(RoleWork::Steps(steps.with(problem)))
         }
     }
@@ -257,24 +259,25 @@ fn created(
     observed: &Observed,
     wanted: Option<&ObjectId>,
     marker: Marker,
-) -> Steps {
+) -> Result<Steps, Failure> {
     let rights = rights::plan(desired, &Asked::default(), None, observed);
     let marker = Marker {
         asked: rights.asked,
         role_oid: ROLE_OID_PLACEHOLDER.to_owned(),
         ..marker
     };
+    let marker = written(desired, &marker, 0)?;
     let create = RoleStep::Create(NewRole {
         object_id: wanted.cloned(),
         kind: desired.kind,
         admin: desired.admin,
         mfa: desired.mfa,
-        marker: marker.to_comment(),
+        marker,
     });
-    Steps {
+    Ok(Steps {
         role: std::iter::once(create).chain(rights.steps).collect(),
         inside: rights.inside,
         problems: rights.problems,
         notes: rights.notes,
-    }
+    })
 }

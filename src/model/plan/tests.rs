@@ -2,7 +2,9 @@
 
 mod made;
 mod marker;
+mod monotone;
 mod properties;
+mod search;
 mod token;
 mod whose;
 
@@ -14,7 +16,7 @@ use proptest::prelude::*;
 
 use super::{Evidence, Plan, RoleWork, Steps, TokenStep, evidence, not_ours, plan};
 use crate::api::{Adoption, Identity, PrincipalType, TokenSecret, VerifyLogin};
-use crate::model::marker::{CLOSED, Marker};
+use crate::model::marker::{CLOSED, Came, Marker};
 use crate::model::observed::{Hold, Login, MarkerOwner, Observed, Record};
 use crate::model::publish::{Publication, check, could_publish, is_newer};
 use crate::model::refresh::Renew;
@@ -138,6 +140,7 @@ fn secret(content: Content) -> Look<SecretFacts> {
         controller: Some("uid-1".to_owned()),
         holder: Some("EntraPostgresPrincipal api".to_owned()),
         namesake: true,
+        orphan: false,
         content,
     }))
 }

@@ -50,14 +50,18 @@ fn wanted(
         Look::Unknown(cause) => return (Err(cause.clone()), None),
         Look::Known(facts) => facts.as_ref(),
     };
-    if let Some(foreign) = facts.filter(|facts| facts.controller.as_ref() != Some(&desired.uid)) {
+    let orphan = facts.is_some_and(|facts| facts.orphan);
+    if let Some(foreign) =
+        facts.filter(|facts| !orphan && facts.controller.as_ref() != Some(&desired.uid))
+    {
         return (Err(not_ours(desired, &token.secret, foreign)), None);
     }
     if let Err(failure) = &token.layout {
         return (Err(failure.clone()), None);
     }
     let identity = identity_of(&token.identity);
-    let (step, renewal) = match facts.map(|facts| &facts.content) {
+    let ours = facts.filter(|_| !orphan);
+    let (step, renewal) = match ours.map(|facts| &facts.content) {
         None => (Some(TokenStep::Issue), None),
         Some(Content::Immutable(_)) => return (Err(immutable(desired, &token.secret)), None),
         Some(Content::Broken) => (Some(TokenStep::Renew { expires: None }), None),
@@ -84,10 +88,7 @@ fn wanted(
     let rests = rests.filter(|hold| hold.failure.is_some() || lives);
     // What else is declared does not wait for a newer token.
     let differs = facts.is_some_and(|facts| matches!(facts.content, Content::Differs(_)));
-    match (
-        step,
-        rests.filter(|hold| hold.until.is_none_or(|until| until > now)),
-    ) {
+    match (step, rests.filter(|hold| hold.rests(now))) {
         (Some(TokenStep::Renew { expires: Some(_) }), Some(Hold { until, .. })) if differs => {
             (Ok(Some(TokenStep::Repair)), *until)
         }
@@ -146,7 +147,7 @@ fn asked_for(desired: &Desired, record: &TokenRecord) -> Option<Timestamp> {
 /// The sign-in that could not be tried when the token was published, or was not wanted then.
 fn untried(token: &DesiredToken, observed: &Observed, now: Timestamp) -> Option<TokenStep> {
     let Login { verified, hold } = &observed.login;
-    let rests = |hold: &Hold| hold.until.is_none_or(|until| until > now);
+    let rests = |hold: &Hold| hold.rests(now);
     let wanted = token.verify != VerifyLogin::Never && !verified;
     (wanted && !hold.as_ref().is_some_and(rests)).then_some(TokenStep::Verify)
 }

@@ -1,10 +1,13 @@
 //! Conditions: how a result becomes one, and when its time changes. Must not decide what a result is.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{PENDING, READY, RECONCILING, STALLED};
 use crate::model::{Class, Failure};
+
+/// So long a refusal that may pass without a change of the object counts as work that goes on.
+pub(super) const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
 
 /// One condition before it has a time.
 pub(super) struct Verdict {
@@ -115,19 +118,25 @@ impl<'a> Conditions<'a> {
     }
 
     pub(super) fn put(&mut self, kind: &str, verdict: Verdict) {
-        let before = self.old.iter().find(|condition| condition.type_ == kind);
+        let before = self.before(kind);
         let since = before
             .filter(|condition| condition.status == verdict.status)
-            .map_or(Time(self.now), |condition| {
-                condition.last_transition_time.clone()
-            });
+            .map(|condition| condition.last_transition_time.clone());
+        self.put_since(kind, verdict, since);
+    }
+
+    fn before(&self, kind: &str) -> Option<&'a Condition> {
+        self.old.iter().find(|condition| condition.type_ == kind)
+    }
+
+    fn put_since(&mut self, kind: &str, verdict: Verdict, since: Option<Time>) {
         self.new.push(Condition {
             type_: kind.to_owned(),
             status: verdict.status.to_owned(),
             reason: verdict.reason,
             message: shortened(verdict.message),
             observed_generation: Some(self.generation),
-            last_transition_time: since,
+            last_transition_time: since.unwrap_or(Time(self.now)),
         });
     }
 
@@ -139,21 +148,37 @@ impl<'a> Conditions<'a> {
         self.new.extend(kept.cloned());
     }
 
-    /// Stalled if somebody must change something, else reconciling if anything is not well.
+    /// Stalled if somebody must change something; else reconciling if anything is not well. A refusal
+    /// that [heals](Failure::needs_action) becomes Stalled when it has not changed for [`PATIENCE`]: so long
+    /// the time of Reconciling is that since which reason and generation are the same.
     pub(super) fn put_kstatus(&mut self, failures: &[&Failure]) {
-        let stuck = failures
-            .iter()
-            .find(|f| matches!(f.class, Class::Invalid | Class::Denied));
-        let (kind, failure) = match (stuck, failures.first()) {
-            (Some(failure), _) => (STALLED, failure),
-            (None, Some(failure)) => (RECONCILING, failure),
-            (None, None) => return,
+        let refused = |f: &&&Failure| matches!(f.class, Class::Invalid | Class::Denied);
+        let acts = failures.iter().find(|failure| failure.needs_action());
+        let Some(failure) = (acts.or_else(|| failures.iter().find(refused))).or(failures.first())
+        else {
+            return;
         };
         let verdict = Verdict {
             status: "True",
             ..Verdict::of(failure)
         };
-        self.put(kind, verdict);
+        let same = |kind| {
+            let before: Option<&Condition> = self.before(kind);
+            before.filter(|condition| {
+                condition.reason == verdict.reason
+                    && condition.observed_generation == Some(self.generation)
+            })
+        };
+        let since = same(RECONCILING).map(|condition| condition.last_transition_time.clone());
+        let waited = |Time(since): &Time| self.now.duration_since(*since) >= PATIENCE;
+        let stalled = failure.needs_action()
+            || (refused(&failure)
+                && (same(STALLED).is_some() || since.as_ref().is_some_and(waited)));
+        if stalled {
+            self.put(STALLED, verdict);
+        } else {
+            self.put_since(RECONCILING, verdict, since);
+        }
     }
 
     pub(super) fn finish(self) -> Vec<Condition> {

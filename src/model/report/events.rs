@@ -58,9 +58,9 @@ pub fn notes(old: &[Condition], new: &[Condition], change: Option<RoleChange>) -
     let is_ready = after.status == "True";
     let same =
         before.is_some_and(|ready| ready.status == after.status && ready.reason == after.reason);
-    let quiet = [Reason::Suspended, Reason::Connecting].map(|reason| reason.to_string());
-    let transition = (!same && !quiet.contains(&after.reason)).then(|| Note {
-        warning: !is_ready && after.reason != Reason::PlanOnly.to_string(),
+    let quiet = Reason::Connecting.to_string();
+    let transition = (!same && quiet != after.reason).then_some(Note {
+        warning: !is_ready,
         reason: after.reason,
         note: after.message,
     });

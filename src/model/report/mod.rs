@@ -5,6 +5,8 @@ mod conditions;
 mod events;
 mod preview;
 #[cfg(test)]
+mod progress_tests;
+#[cfg(test)]
 mod tests;
 
 use jiff::Timestamp;
@@ -15,7 +17,7 @@ use crate::api::{
     EntraPostgresPrincipalStatus, EntraPostgresServerStatus, RoleStatus, SecretBinding, TokenStatus,
 };
 
-use conditions::{Conditions, Verdict, ready};
+use conditions::{Conditions, PATIENCE, Verdict, ready};
 
 pub use events::{Note, notes};
 pub use preview::{Preview, planned};
@@ -33,10 +35,13 @@ pub const TOKEN_ISSUED: &str = "TokenIssued";
 pub const LOGIN_VERIFIED: &str = "LoginVerified";
 /// Condition type of servers: signed in, with a snapshot.
 pub const CONNECTED: &str = "Connected";
-/// kstatus: work goes on; present only while true.
+/// kstatus: work goes on, or what is missing may arrive; present only while true.
 pub const RECONCILING: &str = "Reconciling";
 /// kstatus: somebody must change something; present only while true.
 pub const STALLED: &str = "Stalled";
+
+/// Condition type: `spec.suspend` is set; present only while it is.
+pub const SUSPENDED: &str = "Suspended";
 
 /// Reason of [`TOKEN_ISSUED`] while the token lives and its renewal fails for a passing reason.
 pub const RENEWAL_FAILING: &str = "RenewalFailing";
@@ -110,8 +115,8 @@ impl TokenOutcome {
 /// What is known of signing in with the token after one pass.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LoginOutcome {
-    /// It was tried in this pass.
-    Tried(Result<(), Failure>),
+    /// It was tried in this pass, and worked at this host and port.
+    Tried(Result<String, Failure>),
     /// It was not: what was known before holds.
     AsBefore,
 }
@@ -205,26 +210,25 @@ pub fn principal(
     }
 }
 
-/// The status of a suspended principal: all stays as it was last seen.
+/// The status of a suspended principal: `Ready` and all else stay as they were last seen, and an object
+/// that was never looked at has no `Ready`. Neither counts as work that goes on.
 pub fn suspended(
     old: &EntraPostgresPrincipalStatus,
     generation: i64,
     now: Timestamp,
 ) -> EntraPostgresPrincipalStatus {
     let mut conditions = Conditions::new(&old.conditions, generation, now);
-    conditions.put(
-        READY,
-        Verdict {
-            status: "Unknown",
-            reason: Reason::Suspended.to_string(),
-            message: "spec.suspend is true: role and token are left as they are".to_owned(),
-        },
-    );
+    let message = "spec.suspend is true: role and token are left as they are".to_owned();
+    if let Some(ready) = last_ready(old) {
+        conditions.put(READY, ready);
+    }
     conditions.keep(&[ROLE_SYNCED, LOGIN_VERIFIED]);
-    match suspended_token(old, now) {
+    match left_token(old, Left::Suspended, now) {
         Some(verdict) => conditions.put(TOKEN_ISSUED, verdict),
         None => conditions.keep(&[TOKEN_ISSUED]),
     }
+    let reason = Reason::Suspended.to_string();
+    conditions.put(SUSPENDED, Verdict::is_true(&reason, message));
     EntraPostgresPrincipalStatus {
         observed_generation: Some(generation),
         conditions: conditions.finish(),
@@ -233,29 +237,68 @@ pub fn suspended(
     }
 }
 
-/// What is to be said of a token that was good and is left to its end.
-fn suspended_token(old: &EntraPostgresPrincipalStatus, now: Timestamp) -> Option<Verdict> {
+/// `Ready` as it was last seen. Version 0.1 wrote that it was suspended in its place: what it was is then
+/// read from its halves.
+fn last_ready(old: &EntraPostgresPrincipalStatus) -> Option<Verdict> {
+    let find = |kind| old.conditions.iter().find(|it| it.type_ == kind);
+    let last = find(READY)?;
+    if last.reason != Reason::Suspended.to_string() {
+        return Some(Verdict::from(last));
+    }
+    let role = Verdict::from(find(ROLE_SYNCED)?);
+    let token = find(TOKEN_ISSUED).map(Verdict::from);
+    let halves = [(ROLE_SYNCED, Some(&role)), (TOKEN_ISSUED, token.as_ref())];
+    Some(ready(halves))
+}
+
+/// When an object that is not well becomes Stalled, if nothing changes before: it is looked at then.
+pub fn stalls_at(conditions: &[Condition], now: Timestamp) -> Option<Timestamp> {
+    let mut found = conditions.iter().filter(|it| it.type_ == RECONCILING);
+    let Time(since) = found.next()?.last_transition_time;
+    let at = since.checked_add(PATIENCE).ok()?;
+    (at > now).then_some(at)
+}
+
+/// Why a token is left to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Suspended,
+    Plan,
+}
+
+/// What is to be said of a token that was good and is left to its end; `None`: what was said before holds.
+fn left_token(old: &EntraPostgresPrincipalStatus, left: Left, now: Timestamp) -> Option<Verdict> {
     let secret = &old.binding.as_ref()?.name;
     let Time(until) = old.token.as_ref()?.expires_at.as_ref()?;
-    if !is_true(&old.conditions, TOKEN_ISSUED) {
+    let before = old.conditions.iter().find(|it| it.type_ == TOKEN_ISSUED)?;
+    let paused = [Reason::Suspended, Reason::PlanOnly].map(|reason| reason.to_string());
+    if before.status != "True" && !paused.contains(&before.reason) {
         return None;
     }
+    let (reason, why) = match left {
+        Left::Suspended => (Reason::Suspended, "while spec.suspend is true"),
+        Left::Plan => (Reason::PlanOnly, "in mode: Plan"),
+    };
     Some(if *until > now {
         let message = format!(
-            "Secret {secret} has a token that is good until {until}; it is not renewed while \
-             spec.suspend is true"
+            "Secret {secret} has a token that is good until {until}; it is not renewed {why}"
         );
         Verdict::is_true("Issued", message)
     } else {
         Verdict {
             status: "False",
-            reason: Reason::Suspended.to_string(),
+            reason: reason.to_string(),
             message: format!(
-                "the token in Secret {secret} ended at {until}; there is no new one while \
-                 spec.suspend is true"
+                "the token in Secret {secret} ended at {until}; there is no new one {why}"
             ),
         }
     })
+}
+
+/// When the token that a status shows as good ends: what is said of it is another thing from then on.
+pub fn token_ends(status: &EntraPostgresPrincipalStatus, now: Timestamp) -> Option<Timestamp> {
+    let Time(end) = status.token.as_ref()?.expires_at.as_ref()?;
+    Some(*end).filter(|end| *end > now)
 }
 
 /// The token that the Secret had when it was last seen, if it lives: while nobody can look, it is
@@ -313,9 +356,9 @@ fn role_name(outcome: &Outcome, old: &EntraPostgresPrincipalStatus) -> String {
 
 fn login_verdict(login: &LoginOutcome, role: &str, old: &[Condition]) -> Verdict {
     match login {
-        LoginOutcome::Tried(Ok(())) => Verdict::is_true(
+        LoginOutcome::Tried(Ok(place)) => Verdict::is_true(
             "SignedIn",
-            format!("signed in as role {role:?} with a token"),
+            format!("signed in as role {role:?} with a token at {place}"),
         ),
         LoginOutcome::Tried(Err(failure)) if failure.reason == Reason::LoginRefused => {
             Verdict::of(failure)

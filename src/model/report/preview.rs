@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::conditions::{Conditions, Verdict};
-use super::{READY, ROLE_SYNCED, TOKEN_ISSUED};
+use super::{LOGIN_VERIFIED, Left, READY, ROLE_SYNCED, TOKEN_ISSUED, left_token};
 use crate::api::EntraPostgresPrincipalStatus;
 use crate::model::{Failure, Reason};
 
@@ -50,7 +50,7 @@ impl Preview {
     }
 }
 
-/// The status of a principal in `mode: Plan`; role and token as last seen. While nobody can say what would
+/// The status of a principal in `mode: Plan`, which is ready once its plan is shown; role and token as last seen. While nobody can say what would
 /// be done, the plan is as it was.
 pub fn planned(
     old: &EntraPostgresPrincipalStatus,
@@ -61,13 +61,15 @@ pub fn planned(
     let mut conditions = Conditions::new(&old.conditions, generation, now);
     conditions.put(
         READY,
-        preview.map_or_else(Verdict::of, |preview| Verdict {
-            status: "False",
-            reason: Reason::PlanOnly.to_string(),
-            message: preview.message(),
+        preview.map_or_else(Verdict::of, |preview| {
+            Verdict::is_true(&Reason::PlanOnly.to_string(), preview.message())
         }),
     );
-    conditions.keep(&[ROLE_SYNCED, TOKEN_ISSUED]);
+    conditions.keep(&[ROLE_SYNCED, LOGIN_VERIFIED]);
+    match left_token(old, Left::Plan, now) {
+        Some(verdict) => conditions.put(TOKEN_ISSUED, verdict),
+        None => conditions.keep(&[TOKEN_ISSUED]),
+    }
     conditions.put_kstatus(&preview.err().into_iter().collect::<Vec<_>>());
     EntraPostgresPrincipalStatus {
         observed_generation: Some(generation),

@@ -37,7 +37,7 @@ fn an_adoption_is_always_told_and_other_changes_only_of_what_was_ready() {
     assert_eq!(told(&bad, &good, altered), [note("Ready")]);
     assert_eq!(told(&bad, &bad, altered), []);
     // To look at a plan is no trouble.
-    let shown = ready("False", "PlanOnly");
+    let shown = ready("True", "PlanOnly");
     assert_eq!(
         notes(&good, &shown, None).first().map(|note| note.warning),
         Some(false)
@@ -66,7 +66,7 @@ fn a_plan_is_shown_and_goes_with_its_mode() {
     };
     assert_eq!(
         (condition.status.as_str(), condition.reason.as_str()),
-        ("False", "PlanOnly")
+        ("True", "PlanOnly")
     );
     assert!(condition.message.contains("1 statement "), "{condition:?}");
     let nothing = planned(&shown, 2, Ok(&preview(0, &[])), now);
@@ -134,7 +134,7 @@ fn only_a_refused_sign_in_is_a_fault_and_what_was_tried_stays_known() {
     let unknown = |reason| Some(("Unknown", reason));
     is(None, &[], None, "True");
     is(
-        Some(LoginOutcome::Tried(Ok(()))),
+        Some(LoginOutcome::Tried(Ok("server:5432".to_owned()))),
         &[],
         Some(("True", "SignedIn")),
         "True",
@@ -196,9 +196,11 @@ fn a_server_whose_deletion_waits_is_not_ready_whatever_its_session_says() {
         unmanaged: crate::api::Unmanaged::default(),
     };
     let ca = Failure::new(Class::Denied, Reason::CaInvalid, "no ConfigMap");
+    let wrong = Failure::new(Class::Invalid, Reason::UnknownCloud, "no such cloud");
     for (connected, is_connected, also, kstatus) in [
         (Ok(facts), "True", "", RECONCILING),
-        (Err(ca), "False", "no ConfigMap", STALLED),
+        (Err(ca), "False", "no ConfigMap", RECONCILING),
+        (Err(wrong), "False", "no such cloud", STALLED),
     ] {
         let outcome = ServerOutcome {
             connected,
@@ -374,4 +376,72 @@ fn a_secret_that_cannot_be_renamed_is_still_the_one() {
     assert_eq!(secret_of(&old, "api", false), "api");
     let none = EntraPostgresPrincipalStatus::default();
     assert_eq!(secret_of(&none, "api", true), "api");
+}
+
+// Red when: a token that is left to its end is said to be good after that, or the reason is that of before.
+#[test]
+fn a_token_that_is_left_to_its_end_is_shown_as_that_in_mode_plan_and_suspended() {
+    let at = |second| Timestamp::from_second(second).expect("in range");
+    let token = TokenStatus {
+        expires_at: Some(Time(at(200))),
+        ..TokenStatus::default()
+    };
+    let mut conditions = Conditions::new(&[], 1, at(100));
+    conditions.put(TOKEN_ISSUED, Verdict::is_true("Issued", "good".to_owned()));
+    let good = EntraPostgresPrincipalStatus {
+        binding: Some(SecretBinding {
+            name: "api".to_owned(),
+        }),
+        token: Some(token),
+        conditions: conditions.finish(),
+        ..EntraPostgresPrincipalStatus::default()
+    };
+    let preview = Preview {
+        statements: 0,
+        lines: Vec::new(),
+        problem: None,
+        more: 0,
+    };
+    let plan =
+        |old: &EntraPostgresPrincipalStatus, second| planned(old, 2, Ok(&preview), at(second));
+    let is = |status: &EntraPostgresPrincipalStatus| {
+        let found = status.conditions.iter().find(|it| it.type_ == TOKEN_ISSUED);
+        let found = found.expect("a token");
+        (
+            found.status.clone(),
+            found.reason.clone(),
+            found.message.clone(),
+        )
+    };
+    let living = plan(&good, 150);
+    assert_eq!(token_ends(&living, at(150)), Some(at(200)));
+    let (status, _, message) = is(&living);
+    assert!(
+        status == "True" && message.contains("mode: Plan"),
+        "{message}"
+    );
+    let (status, reason, message) = is(&plan(&living, 200));
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "PlanOnly"));
+    assert!(
+        message.contains("ended at") && message.contains("mode: Plan"),
+        "{message}"
+    );
+    // And from suspended to Plan and back, alive or not.
+    for second in [150, 201] {
+        let paused = suspended(&good, 2, at(second));
+        let (_, _, message) = is(&paused);
+        assert!(message.contains("spec.suspend"), "{message}");
+        let planned = plan(&paused, second);
+        let (_, _, message) = is(&planned);
+        assert!(
+            message.contains("mode: Plan") && !message.contains("suspend"),
+            "{message}"
+        );
+        let (_, _, message) = is(&suspended(&planned, 2, at(second)));
+        assert!(
+            message.contains("spec.suspend") && !message.contains("Plan"),
+            "{message}"
+        );
+    }
+    assert_eq!(token_ends(&living, at(200)), None);
 }

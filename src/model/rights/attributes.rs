@@ -6,6 +6,15 @@ use crate::model::{Asked, Attribute, Attributes, Desired, RoleFacts, RoleStep};
 /// How the marker calls LOGIN that we took away.
 const LOGIN: &str = "login";
 
+/// How the marker calls what we know how to set back.
+const KNOWN: [&str; 5] = [
+    LOGIN,
+    "connectionLimit",
+    "createDb",
+    "createRole",
+    "inherit",
+];
+
 /// Adds what is to be done. LOGIN that a database administrator took away is not for here.
 pub(super) fn plan(desired: &Desired, asked: &Asked, facts: &RoleFacts, rights: &mut Rights) {
     let mut change = Change {
@@ -43,6 +52,9 @@ pub(super) fn plan(desired: &Desired, asked: &Asked, facts: &RoleFacts, rights: 
         Some(default.inherit),
         Attribute::Inherit,
     );
+    let unknown = asked.attributes.iter();
+    let unknown = unknown.filter(|name| !KNOWN.contains(&name.as_str()));
+    change.rights.asked.attributes.extend(unknown.cloned());
     let Change { attributes, .. } = change;
     if !attributes.is_empty() {
         rights.steps.push(RoleStep::Alter(attributes));

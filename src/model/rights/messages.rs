@@ -26,7 +26,7 @@ pub(super) fn failure(reason: Reason, message: impl Into<String>) -> Failure {
 }
 
 /// A name as SQL has it.
-pub(in crate::model) fn ident(name: &str) -> String {
+pub fn ident(name: &str) -> String {
     escape_identifier(name)
 }
 

@@ -19,7 +19,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub(super) use messages::ident;
+pub use messages::ident;
 
 use super::observed::Observed;
 use super::{Asked, Desired, Failure, Interest, PrivilegeStep, RoleFacts, RoleStep};
@@ -61,6 +61,7 @@ pub fn plan(
     };
     let facts = facts.unwrap_or(&absent);
     let mut rights = Rights::default();
+    rights.asked.others.clone_from(&asked.others);
     attributes::plan(desired, asked, facts, &mut rights);
     settings::plan(desired, asked, facts, observed, &mut rights);
     memberships::plan(desired, asked, facts, observed, &mut rights);

@@ -1,6 +1,7 @@
 //! What holds for rights whatever is declared and whatever is there, against the server in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::subsequence;
@@ -45,11 +46,11 @@ fn asks() -> Vec<Ask> {
     for database in ["a", "b", "locked", "absent"] {
         for object in &objects {
             for privilege in privileges_on(object) {
-                let ask = |name| Ask {
+                let ask = |name: Option<String>| Ask {
                     database: database.to_owned(),
                     group: object.group.clone(),
-                    name,
-                    privilege: *privilege,
+                    names: name.map(|name| Arc::new([name].into())),
+                    privileges: [*privilege].into(),
                 };
                 asks.push(ask(Some(object.name.clone())));
                 if object.group.kind == Kind::Table && object.name == "x" {
@@ -326,10 +327,11 @@ fn declared(desired: &Desired, name: &str, database: &Database) -> BTreeSet<(Obj
     let mut declared = BTreeSet::new();
     for ask in asks.filter(|ask| ask.database == name) {
         for object in database.objects.keys() {
-            let named = ask.name.as_ref().is_none_or(|name| *name == object.name);
+            let named = (ask.names.as_ref()).is_none_or(|names| names.contains(&object.name));
             let own = database.owned.contains(object);
             if object.group == ask.group && named && !own {
-                declared.insert((object.clone(), ask.privilege));
+                let privileges = ask.privileges.iter();
+                declared.extend(privileges.map(|privilege| (object.clone(), *privilege)));
             }
         }
     }

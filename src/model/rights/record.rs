@@ -44,10 +44,12 @@ pub(super) fn wanted(privileges: &DesiredPrivileges, database: &str) -> BTreeMap
     let mut slots: BTreeMap<Slot, Wanted> = BTreeMap::new();
     let here = privileges.objects.iter();
     for ask in here.filter(|ask| ask.database == database) {
-        let slot = slots.entry((ask.group.clone(), ask.privilege)).or_default();
-        match &ask.name {
-            Some(name) => drop(slot.names.insert(name.clone())),
-            None => slot.all = true,
+        for privilege in &ask.privileges {
+            let slot = slots.entry((ask.group.clone(), *privilege)).or_default();
+            match &ask.names {
+                Some(names) => slot.names.extend(names.iter().cloned()),
+                None => slot.all = true,
+            }
         }
     }
     slots

@@ -59,8 +59,8 @@ fn ask(group: Group, name: Option<&str>, privilege: Privilege) -> Ask {
     Ask {
         database: "shop".to_owned(),
         group,
-        name: name.map(str::to_owned),
-        privilege,
+        names: name.map(|name| Arc::new([name.to_owned()].into())),
+        privileges: [privilege].into(),
     }
 }
 

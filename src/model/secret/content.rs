@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::token::{end_of, life_of};
-use super::{Connection, Layout, TokenRecord};
+use super::{Connection, Layout, TokenRecord, identity_of};
+use crate::api::Identity;
 
 /// What we wrote of a Secret, by the books of the API server. The rest is others', and stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,6 +73,21 @@ fn matches(
         .iter()
         .all(|(key, text)| present.get(key) == Some(text))
         && ours.iter().all(|key| wanted.contains_key(key))
+}
+
+/// Whether a Secret without an owner was made for another object of this identity, which was there before:
+/// ours, created then, has not published a token yet, or not at that time. Namespace and name agree already,
+/// or nobody would ask. Whoever takes the owner away while the object lives keeps the Secret.
+pub fn was_made_before(
+    annotations: &BTreeMap<String, String>,
+    identity: &Identity,
+    created: Option<Timestamp>,
+    has_published: bool,
+) -> bool {
+    TokenRecord::read(annotations).is_some_and(|record| {
+        let earlier = created.is_some_and(|created| record.issued_at < created);
+        record.identity == identity_of(identity) && (!has_published || earlier)
+    })
 }
 
 /// How good a Secret of ours is.
@@ -166,6 +182,9 @@ pub struct SecretFacts {
     /// The controller has our object's kind and name. If it is not our object, it is one that was
     /// deleted before ours was made, and Kubernetes is about to collect the Secret.
     pub namesake: bool,
+    /// It is nobody's, and its record says that it was made for this very object: its owner was deleted
+    /// without it, or it was restored without its owner.
+    pub orphan: bool,
     /// Its data, judged; meaningless when the controller is not our object.
     pub content: Content,
 }

@@ -12,7 +12,7 @@ mod template;
 mod tests;
 mod token;
 
-pub use content::{AfterConflict, Content, Present, SecretFacts, Written};
+pub use content::{AfterConflict, Content, Present, SecretFacts, Written, was_made_before};
 pub use layout::{Connection, Layout, pem};
 pub use record::{
     EXPIRES_AT, IDENTITY_SHA256, ISSUED_AT, TOKEN_OBJECT_ID, TOKEN_SHA256, TokenRecord, identity_of,

@@ -585,3 +585,104 @@ fn certificates_are_written_as_pem() {
     assert_eq!(lines.len(), 4);
     assert_eq!((lines[1].len(), lines[2]), (64, "AAA="));
 }
+
+// Red when: was_made_before() asks for less than the whole record, its identity and its time.
+#[test]
+fn only_the_record_of_an_earlier_object_of_this_identity_makes_a_secret_without_an_owner_ours() {
+    use crate::api::{Identity, OperatorIdentity};
+    let own = Identity::default();
+    let other = Identity {
+        operator: Some(OperatorIdentity {}),
+        ..Identity::default()
+    };
+    let at = |second| Timestamp::from_second(second).expect("in range");
+    let record = TokenRecord {
+        issued_at: at(100),
+        expires_at: at(200),
+        sha256: "x".to_owned(),
+        object_id: ObjectId::parse("00000000-0000-0000-0000-000000000001").expect("an id"),
+        identity: identity_of(&own),
+        renewed: None,
+        lives: None,
+    };
+    let written = record.annotations();
+    // A restored object may bring its status.
+    assert!(was_made_before(&written, &own, Some(at(101)), true));
+    // All in one second, or by clocks that differ.
+    assert!(was_made_before(&written, &own, Some(at(90)), false));
+    // This very object wrote it: somebody took it away since.
+    assert!(!was_made_before(&written, &own, Some(at(100)), true));
+    assert!(!was_made_before(&written, &own, None, true));
+    assert!(!was_made_before(&written, &other, Some(at(101)), false));
+    for name in written.keys() {
+        let mut less = written.clone();
+        less.remove(name);
+        assert!(
+            !was_made_before(&less, &own, Some(at(101)), false),
+            "{name}"
+        );
+    }
+}
+
+mod hostile {
+    //! Whatever a template says, it ends without a panic, within a bound of memory and work.
+
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::testing::cost;
+
+    /// A key may do 4,000 steps, each with 64 bytes, and a Secret has a megabyte.
+    const PEAK: u64 = 8 << 20;
+
+    fn piece() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-z{}%# ]{0,12}",
+            Just("{{ token }}".to_owned()),
+            Just("{% for x in range(100000) %}{{ token }}{% endfor %}".to_owned()),
+            Just("{% set x = token * 1000 %}{{ x }}".to_owned()),
+            Just(
+                "{% set x = token ~ token %}{% set x = x ~ x %}{% set x = x ~ x %}{{ x }}"
+                    .to_owned()
+            ),
+            Just("{{ user | json | json | json | urlencode }}".to_owned()),
+            Just("{{ ((((((1)))))) }}".to_owned()),
+            Just("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned()),
+            Just("{{ [token] * 100000 }}".to_owned()),
+            Just("{{ '%s' % token }}".to_owned()),
+            Just("{{ ".to_owned()),
+            Just("{% raw %}".to_owned()),
+            (1_usize..400).prop_map(|depth| format!(
+                "{{{{ {}1{} }}}}",
+                "(".repeat(depth),
+                ")".repeat(depth)
+            )),
+            (1_usize..400).prop_map(|depth| "{% if x %}".repeat(depth)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+        // Red when: the engine has no fuel, or what it makes has no limit.
+        #[test]
+        fn any_template_has_a_bound(
+            texts in btree_map("[a-z]{1,3}", vec(piece(), 0..30).prop_map(|it| it.concat()), 0..4)
+        ) {
+            let size: usize = texts.values().map(String::len).sum();
+            let texts: Vec<(&str, &str)> =
+                texts.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
+            let spec = spec(&[], &texts);
+            let cost = cost(|| {
+                if let Ok(layout) = parse(&spec) {
+                    let _rendered = layout.render(&connection(), &token(), end());
+                }
+            });
+            let most = PEAK + 64 * size as u64;
+            prop_assert!(cost.peak <= most, "{size} bytes took {} at once", cost.peak);
+            let all = 16 * most;
+            prop_assert!(cost.total <= all, "{size} bytes took {}", cost.total);
+        }
+    }
+}

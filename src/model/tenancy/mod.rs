@@ -11,13 +11,21 @@ use wildmatch::WildMatch;
 
 use super::server::DesiredServer;
 use super::{Class, Desired, Failure, Reason, RoleName};
-use crate::api::Tenant;
+use crate::api::{Adoption, Tenant};
 
 /// What a server gives to a principal that it allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowance {
     /// The role is named literally, not only by a glob: only then may it be a privileged one.
     pub literal: bool,
+    /// Any role may be bound to any identity (`tenants.adoption` has Any), so that one which the object did
+    /// not make may be, too.
+    pub any: bool,
+    /// A value that was not obeyed yet lets the role sign in that a database administrator closed: the
+    /// server's annotation, or the principal's own where the server's owner leaves it to that.
+    pub restore: Option<String>,
+    /// A comment with this MD5 counts as one without a marker if its marker cannot be read.
+    pub discard: Option<String>,
 }
 
 /// Azure's own superuser.
@@ -45,11 +53,10 @@ pub fn check(
     never_managed(server, desired)?;
     never_a_target(server, desired)?;
     let entries = Entries::of(server, desired, labels)?;
-    let mut missing = entries.mismatches;
+    let mut missing = entries.mismatches.clone();
     missing.extend(rights::missing(&entries.tenants, desired));
     refuse(server, desired, &missing)?;
-    let literal = (entries.tenants.iter()).any(|tenant| names_literally(tenant, &desired.role));
-    Ok(Allowance { literal })
+    Ok(entries.allowance(server, desired))
 }
 
 /// Whether the entries that are for the principal give what it declares for its deletion. The rest may
@@ -61,13 +68,14 @@ pub fn check_deletion(
     server: &DesiredServer,
     desired: &Desired,
     labels: &BTreeMap<String, String>,
-) -> Result<(), Failure> {
+) -> Result<Allowance, Failure> {
     never_managed(server, desired)?;
     never_a_target(server, desired)?;
     let entries = Entries::of(server, desired, labels)?;
-    let mut missing = entries.mismatches;
+    let mut missing = entries.mismatches.clone();
     missing.extend(rights::missing_for_deletion(&entries.tenants, desired));
-    refuse(server, desired, &missing)
+    refuse(server, desired, &missing)?;
+    Ok(entries.allowance(server, desired))
 }
 
 fn never_managed(server: &DesiredServer, desired: &Desired) -> Result<(), Failure> {
@@ -119,6 +127,19 @@ struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
+    fn allowance(&self, server: &DesiredServer, desired: &Desired) -> Allowance {
+        let any = |gives: fn(&Tenant) -> bool| self.tenants.iter().any(|tenant| gives(tenant));
+        let mut tenants = self.tenants.iter();
+        let own = any(|tenant| tenant.restore == Some(true)).then(|| desired.restore.clone());
+        let restore = server.restore.get(&desired.key).cloned();
+        Allowance {
+            literal: tenants.any(|tenant| names_literally(tenant, &desired.role)),
+            any: any(|tenant| tenant.adoption.contains(&Adoption::Any)),
+            restore: restore.or(own.flatten()),
+            discard: server.discard.get(&desired.key).cloned(),
+        }
+    }
+
     fn of(
         server: &'a DesiredServer,
         desired: &Desired,

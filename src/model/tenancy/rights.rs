@@ -108,7 +108,10 @@ fn privileges(tenants: &[&Tenant], desired: &Desired) -> Vec<String> {
         (scope, ask.privilege)
     });
     let on_objects = (wanted.objects.iter())
-        .map(|ask| (&ask.database, &ask.group.schema, ask.privilege))
+        .flat_map(|ask| {
+            let privileges = ask.privileges.iter();
+            privileges.map(|privilege| (&ask.database, &ask.group.schema, *privilege))
+        })
         .chain(
             (wanted.defaults.iter())
                 .map(|ask| (&ask.database, &ask.of.group.schema, ask.privilege)),

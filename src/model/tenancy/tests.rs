@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::{EntraPostgresPrincipal, EntraPostgresServer};
-use crate::model::Cloud;
+use crate::model::{Cloud, ObjectKey};
 
 mod property;
 
@@ -65,6 +65,40 @@ fn judge(tenants: &Value, desired: &Desired) -> Result<bool, Failure> {
 
 fn reason(tenants: &Value, kind: &str, role: &str) -> Result<bool, Reason> {
     judge(tenants, &principal(kind, role, &json!({}))).map_err(|failure| failure.reason)
+}
+
+// Red when: allowance() takes the principal's own annotation, or a word or consent for another one, or Any of
+// an entry that is not for it.
+#[test]
+fn who_opens_a_role_and_binds_it_anew_is_the_servers_owner() {
+    let mut ours = principal("Group", "orders-api", &json!({}));
+    ours.restore = Some("mine".to_owned());
+    let of = |tenants: &Value, words: &[(&str, &str)]| {
+        let mut server = server(tenants);
+        let word =
+            |(name, word): &(&str, &str)| (ObjectKey::new("orders", *name), (*word).to_owned());
+        server.restore = words.iter().map(word).collect();
+        server.discard = server.restore.clone();
+        check(&server, &ours, &BTreeMap::new()).expect("allowed")
+    };
+    let plain = json!([entry(&json!({}))]);
+    assert_eq!(of(&plain, &[]), Allowance::default());
+    assert_eq!(of(&plain, &[("another", "1")]), Allowance::default());
+    let opened = of(&plain, &[("p", "1")]);
+    assert_eq!(
+        (opened.restore.as_deref(), opened.discard.as_deref()),
+        (Some("1"), Some("1"))
+    );
+    let left = json!([entry(&json!({"restore": true}))]);
+    assert_eq!(of(&left, &[]).restore.as_deref(), Some("mine"));
+    assert_eq!(of(&left, &[("p", "1")]).restore.as_deref(), Some("1"));
+    let any = |kind: &str| {
+        json!([
+            entry(&json!({})),
+            entry(&json!({"principalTypes": [kind], "adoption": ["Any"]}))
+        ])
+    };
+    assert!(of(&any("Group"), &[]).any && !of(&any("User"), &[]).any);
 }
 
 #[test]
@@ -384,7 +418,7 @@ fn a_deletion_needs_only_what_is_declared_for_it() {
     };
     let heir = json!([{"role": "heir"}]);
     let enough = json!({"memberOf": heir, "deletionPolicies": ["Reassign"]});
-    assert_eq!(judge(enough), Ok(()));
+    assert!(judge(enough).is_ok());
     let refused = judge(json!({"memberOf": heir})).expect_err("no policy");
     assert!(
         refused.contains(": tenants.deletionPolicies has no Reassign; ask"),

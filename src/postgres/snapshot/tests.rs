@@ -227,3 +227,37 @@ fn an_answer_without_rows_is_no_catalog() {
     let empty = catalog("server", Subjects::default(), &[]);
     assert_eq!(empty.unwrap_err().class, Class::Transient);
 }
+
+/// A value that a server may answer: nothing, a word, a number, JSON of any shape.
+fn any_value() -> impl proptest::strategy::Strategy<Value = Option<String>> {
+    use proptest::prelude::*;
+    prop_oneof![
+        Just(None),
+        Just(Some("t".to_owned())),
+        Just(Some(ID.to_owned())),
+        Just(Some(MEMBERSHIPS.to_owned())),
+        Just(Some(OF_OTHERS.to_owned())),
+        any::<i64>().prop_map(|n| Some(n.to_string())),
+        "\\PC{0,80}".prop_map(Some),
+    ]
+}
+
+proptest::proptest! {
+    // Red when: a row makes the reader break, or keeps more than it has.
+    #[test]
+    fn any_rows_of_roles_are_read_in_memory_linear_in_them(
+        rows in proptest::collection::vec(proptest::collection::vec(any_value(), 19), 0..20),
+    ) {
+        let rows: Vec<Vec<Option<&str>>> = rows
+            .iter()
+            .map(|row| row.iter().map(Option::as_deref).collect())
+            .collect();
+        let bytes: usize = rows.iter().flatten().flatten().map(|text| text.len()).sum();
+        let slices: Vec<&[Option<&str>]> = rows.iter().map(Vec::as_slice).collect();
+        let table = Table::new(&COLUMNS, &slices);
+        let read = facts(Subjects::default(), &[head("f"), table]);
+        let most = 2_000 + 2_000 * rows.len() + 20 * bytes;
+        let kept = format!("{read:?}").len();
+        proptest::prop_assert!(kept < most);
+    }
+}

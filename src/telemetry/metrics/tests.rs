@@ -70,3 +70,22 @@ fn series_of_a_deleted_object_are_removed() {
     metrics.forget(ObjectKind::Server, &key);
     assert!(!metrics.text().contains("orders"), "{}", metrics.text());
 }
+
+// Red when: an alert of the page fires for what is suspended, or at a bound that short tokens never keep.
+#[test]
+fn no_documented_alert_fires_for_what_is_paused_or_for_short_lived_tokens() {
+    let page = include_str!("../../../docs/operations.md");
+    let alerts: Vec<&str> = page.split("- alert: ").skip(1).collect();
+    assert!(alerts.len() >= 8, "{}", alerts.len());
+    for alert in alerts {
+        let alert = alert.split("```").next().unwrap_or_default();
+        let name = alert.lines().next().unwrap_or_default();
+        let of_objects = ["entra_postgres_token_", "entra_postgres_condition"];
+        if of_objects.iter().any(|series| alert.contains(series)) {
+            assert!(alert.contains("unless on ("), "{name}");
+            assert!(alert.contains("entra_postgres_paused"), "{name}");
+        }
+        let bound = alert.contains("expiration_timestamp_seconds - time() <");
+        assert!(!bound, "{name} has a fixed bound");
+    }
+}

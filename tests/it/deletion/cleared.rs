@@ -198,7 +198,7 @@ async fn an_object_that_only_plans_drops_nothing() -> Result<()> {
     world.ready("principal", "importer").await?;
     let plan = json!({"spec": {"mode": "Plan"}});
     world.patch("principal", "importer", &plan).await?;
-    world.not_ready("principal", "importer", "PlanOnly").await?;
+    world.planned("importer").await?;
     world.delete("principal", "importer").await?;
     gone(&world, "importer").await?;
     assert!(exists(&world, "importer").await?);

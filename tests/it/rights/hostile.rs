@@ -369,15 +369,23 @@ async fn a_role_with_huge_settings_hinders_nobody() -> Result<()> {
     );
     world.wait_sql(&declared, Some("t")).await?;
 
+    // A comment that is too long to be read is nobody's to write over, and nobody else is held up.
     let marker = comment_of(&world, &name).await?.unwrap_or_default();
     let literal = postgres_protocol::escape::escape_literal(&marker);
+    let comment = |text: String| {
+        format!(
+            "DO $do$BEGIN EXECUTE format('COMMENT ON ROLE %I IS %L', '{name}', {text}); END$do$"
+        )
+    };
+    let long = comment(format!("{literal} || repeat(' ', 9000000)"));
+    world.sql(&long).await?;
     world
-        .sql(&format!(
-            "DO $do$BEGIN EXECUTE format('COMMENT ON ROLE %I IS %L', '{name}', {literal} || repeat(' ', 9000000)); END$do$"
-        ))
+        .not_ready("principal", &name, "MarkerUnreadable")
         .await?;
+    noticed(&world, 0).await?;
     let length =
-        format!("SELECT length(shobj_description('\"{name}\"'::regrole, 'pg_authid')) < 10000");
-    world.wait_sql(&length, Some("t")).await?;
+        format!("SELECT length(shobj_description('\"{name}\"'::regrole, 'pg_authid')) > 9000000");
+    assert_eq!(world.ask(&length).await?.as_deref(), Some("t"));
+    world.sql(&comment(literal)).await?;
     world.wait_settled(&name).await
 }

@@ -172,7 +172,7 @@ async fn pairs(improved_control: bool) -> Result<()> {
                 .await?;
         }
         for name in &roles {
-            world.not_ready("principal", name, "Suspended").await?;
+            world.suspended(name).await?;
             for (database, sql) in by_hand(&mut random, name) {
                 ledger::run(&world, database, &sql.join(";\n")).await?;
             }

@@ -57,14 +57,29 @@ async fn a_role_that_a_dba_closed_is_opened_by_a_new_value_only() -> Result<()> 
     world.wait_sql(limit, Some("3")).await?;
     closed(&world).await?;
 
-    annotate(&world, "principal", "importer", "restore", "ticket 1").await?;
+    // A DBA may have closed it because of who writes the object: its own annotation opens nothing.
+    annotate(&world, "principal", "importer", "restore", "mine").await?;
+    closed(&world).await?;
+    let opened = |word: &str| format!("other/importer=x, {}/importer={word}", world.names.team);
+    annotate(&world, "server", "server", "restore", &opened("ticket 1")).await?;
     world.ready("principal", "importer").await?;
     assert_eq!(world.ask(&login("importer")).await?.as_deref(), Some("t"));
     world.sql("ALTER ROLE importer NOLOGIN").await?;
     closed(&world).await?;
     annotate(&world, "principal", "importer", "reconcile", "look").await?;
     closed(&world).await?;
-    annotate(&world, "principal", "importer", "restore", "ticket 2").await?;
+    annotate(&world, "server", "server", "restore", &opened("ticket 2")).await?;
+    world.ready("principal", "importer").await?;
+    assert_eq!(world.ask(&login("importer")).await?.as_deref(), Some("t"));
+
+    // Where the server's owner leaves it to the namespace it is the principal's own annotation.
+    world.sql("ALTER ROLE importer NOLOGIN").await?;
+    closed(&world).await?;
+    let mut server = world.server("server")?;
+    server["spec"]["tenants"][0]["restore"] = json!(true);
+    world.apply(&server).await?;
+    annotate(&world, "server", "server", "restore", "").await?;
+    annotate(&world, "principal", "importer", "restore", "ticket 3").await?;
     world.ready("principal", "importer").await?;
     assert_eq!(world.ask(&login("importer")).await?.as_deref(), Some("t"));
     Ok(())

@@ -21,6 +21,7 @@ async fn of_two_objects_for_one_role_the_first_keeps_it_until_it_goes() -> Resul
     world.ready("principal", "holder").await?;
     let before = picture(&world).await?;
     let mut second = world.principal("second", "Prod DB Readonly", json!({"type": "Group"}));
+    second["spec"]["adoption"] = json!("SameIdentity");
     second["spec"]["token"] = json!({"identity": workload_identity("orders-reports")});
     world.apply(&second).await?;
     let said = world
@@ -41,7 +42,8 @@ async fn of_two_objects_for_one_role_the_first_keeps_it_until_it_goes() -> Resul
     assert!(condition(&holder, "Ready").is("True"));
 
     // Another type is another principal: it does not get the role even when that is free.
-    let wrong = world.principal("wrong", "Prod DB Readonly", json!({"type": "User"}));
+    let mut wrong = world.principal("wrong", "Prod DB Readonly", json!({"type": "User"}));
+    wrong["spec"]["adoption"] = json!("SameIdentity");
     world.apply(&wrong).await?;
     world
         .not_ready("principal", "wrong", "RoleOwnedByOther")
@@ -93,6 +95,7 @@ async fn a_role_left_behind_is_not_taken_over_by_another_identity() -> Result<()
     let before = picture(&world).await?;
     let mut thief = world.principal("thief", "orders-api", json!({"type": "ManagedIdentity"}));
     thief["spec"]["token"] = json!({"identity": workload_identity("orders-reports")});
+    thief["spec"]["adoption"] = json!("SameIdentity");
     world.apply(&thief).await?;
     let said = world
         .not_ready("principal", "thief", "ObjectIdMismatch")
@@ -101,8 +104,13 @@ async fn a_role_left_behind_is_not_taken_over_by_another_identity() -> Result<()
     assert_eq!(world.get("secret", "thief").await?, None);
     assert_eq!(picture(&world).await?, before);
 
+    // Its own identity, but another object: that is adoption, too.
     world.apply(&world.api()).await?;
-    world.ready("principal", "api").await?;
+    world.not_ready("principal", "api", "RoleExists").await?;
+    let adopts = json!({"spec": {"adoption": "SameIdentity"}});
+    world.patch("principal", "api", &adopts).await?;
+    let api = world.ready("principal", "api").await?;
+    assert_eq!(api["status"]["role"]["adopted"], true);
     world
         .not_ready("principal", "thief", "RoleOwnedByOther")
         .await?;
@@ -177,7 +185,8 @@ async fn of_two_clusters_for_one_role_the_first_keeps_it_until_it_is_named_as_fo
     world.options.config = format!("clusterId: first\n{plain}");
     world.start_operator().await?;
     world.options.config = plain;
-    let readers = world.principal("readers", "readers", bound("Group", READONLY_ID));
+    let mut readers = world.principal("readers", "readers", bound("Group", READONLY_ID));
+    readers["spec"]["adoption"] = json!("SameIdentity");
     world.apply(&readers).await?;
     world.ready("principal", "readers").await?;
     let before = picture(&world).await?;
@@ -192,7 +201,8 @@ async fn of_two_clusters_for_one_role_the_first_keeps_it_until_it_is_named_as_fo
         .not_ready("principal", "readers", "RoleOwnedByOtherCluster")
         .await?;
     assert!(
-        said.contains(&format!("{team}/readers of cluster first")),
+        said.contains(&format!("{team}/readers of cluster first"))
+            && said.contains("formerClusterIds: [\"first\"]"),
         "{said}"
     );
     assert_eq!(picture(&world).await?, before);

@@ -22,7 +22,7 @@ async fn plan(world: &World, name: &str, has: impl Fn(&[String]) -> bool) -> Res
     let object = world
         .wait("principal", name, "PlanOnly with its plan", |object| {
             let ready = condition(object, "Ready");
-            ready.is("False") && ready.reason == "PlanOnly" && has(&lines(object))
+            ready.is("True") && ready.reason == "PlanOnly" && has(&lines(object))
         })
         .await?;
     Ok(lines(&object))
@@ -113,7 +113,7 @@ async fn a_plan_is_shown_and_nothing_is_changed_until_it_is_applied() -> Result<
         .patch("principal", "group", &json!({"spec": {"mode": "Plan"}}))
         .await?;
     plan(&world, "group", <[String]>::is_empty).await?;
-    let said = world.not_ready("principal", "group", "PlanOnly").await?;
+    let said = world.planned("group").await?;
     assert!(said.contains("all is as declared"), "{said}");
     // Drift is shown, and left.
     world

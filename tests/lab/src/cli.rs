@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::control_plane::assets;
 use crate::demo;
+use crate::hostile;
 use crate::soak;
 use crate::up::{self, Home, OperatorAction, Options};
 
@@ -15,7 +16,7 @@ use crate::up::{self, Home, OperatorAction, Options};
 #[derive(Parser)]
 #[command(name = "lab", version)]
 pub struct Cli {
-    /// Where the running lab keeps its files; target/lab of this repository if absent.
+    /// Where the lab keeps its files; in a clone of this repository a folder of its target if absent.
     #[arg(long, env = "LAB_HOME", global = true, value_name = "DIR")]
     home: Option<PathBuf>,
     #[command(subcommand)]
@@ -45,6 +46,9 @@ enum Command {
         )]
         minutes: u64,
     },
+    /// Attack the operator in every way that tenants have, beside others who must not notice, in a lab
+    /// of its own (in target/hostile). One line on standard output says how that went.
+    Hostile(hostile::Options),
     /// What `up` leaves in the background.
     #[command(hide = true)]
     Serve(Options),
@@ -53,24 +57,30 @@ enum Command {
 impl Cli {
     pub async fn run(self) -> Result<()> {
         let Self { home, command } = self;
-        let home = home.map(std::path::absolute).transpose()?;
-        let absent = match command {
-            Command::Demo => Home::of_demo(),
-            Command::Soak { .. } => Home::of_soak(),
-            _ => Home::of_workspace(),
-        };
-        let home = home.map_or(absent, Home::new);
-        match command {
+        // Demo, soak and hostile have folders of their own, so that they leave a running lab alone.
+        let folder = match command {
             Command::Build => {
                 println!("{}", assets::find(assets::Set::All)?.display());
-                Ok(())
+                return Ok(());
             }
+            Command::Demo => "demo",
+            Command::Soak { .. } => "soak",
+            Command::Hostile(_) => "hostile",
+            _ => "lab",
+        };
+        let home = match home.filter(|home| !home.as_os_str().is_empty()) {
+            Some(home) => Home::new(std::path::absolute(home)?),
+            None => Home::of_workspace(folder)?,
+        };
+        match command {
+            Command::Build => Ok(()),
             Command::Up(options) => up::up(&home, &options).await,
             Command::Down => up::down(&home).await,
             Command::Operator { action } => up::operator(&home, action).await,
             Command::Demo => demo::demo(&home).await,
             Command::Soak { minutes } => soak::soak(home.dir(), minutes).await,
-            Command::Serve(options) => up::serve(&home, &options).await,
+            Command::Hostile(options) => hostile::hostile(home.dir(), options).await,
+            Command::Serve(options) => Box::pin(up::serve(&home, &options)).await,
         }
     }
 }

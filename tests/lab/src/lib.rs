@@ -3,12 +3,14 @@
 mod api;
 pub mod azure;
 pub mod cli;
+pub mod confined;
 pub mod control_plane;
 pub mod demo;
 pub mod directory;
 pub mod entra;
 pub mod faults;
 pub mod gateway;
+pub mod hostile;
 pub mod http;
 pub mod imds;
 pub mod node;

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 use serde::Serialize;
 
+use crate::confined::Limits;
 use crate::process::{Process, Spec, free_port, until};
 
 /// How long a graceful end may take.
@@ -90,6 +91,8 @@ pub struct OperatorOptions {
     pub args: Vec<String>,
     /// Further environment variables.
     pub envs: Vec<(String, String)>,
+    /// What it may use.
+    pub limits: Option<Limits>,
 }
 
 impl OperatorOptions {
@@ -106,6 +109,7 @@ impl OperatorOptions {
             log_format: "json",
             args: Vec::new(),
             envs: Vec::new(),
+            limits: None,
         }
     }
 
@@ -148,6 +152,7 @@ impl OperatorOptions {
             envs: std::iter::once(kubeconfig).chain(further).collect(),
             dir: self.dir.clone(),
             log: self.log_file(),
+            limits: self.limits.clone(),
         }
     }
 }

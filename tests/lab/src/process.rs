@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::confined::Limits;
+
 /// How often a condition is looked at again.
 const LOOK: Duration = Duration::from_millis(20);
 /// What a log tail in an error shows at most.
@@ -31,6 +33,7 @@ pub struct Spec {
     pub dir: PathBuf,
     /// Standard output and error are appended here.
     pub log: PathBuf,
+    pub limits: Option<Limits>,
 }
 
 /// A running child. Dropping it kills it.
@@ -38,6 +41,8 @@ pub struct Process {
     name: &'static str,
     child: Child,
     log: PathBuf,
+    // Dropped after the child was waited for.
+    limits: Option<Limits>,
 }
 
 impl Process {
@@ -49,17 +54,25 @@ impl Process {
             envs,
             dir,
             log,
+            limits,
         } = spec;
         let out = File::options()
             .create(true)
             .append(true)
             .open(&log)
             .with_context(|| format!("cannot write the log of {name} at {}", log.display()))?;
-        let mut command = Command::new("setpriv");
+        let mut words: Vec<OsString> = ["setpriv", "--pdeathsig", "KILL", "--"]
+            .map(OsString::from)
+            .into();
+        words.push(program.clone().into_os_string());
+        words.extend(args);
+        if let Some(limits) = &limits {
+            words = limits.wrap(words);
+        }
+        let mut words = words.into_iter();
+        let mut command = Command::new(words.next().unwrap_or_default());
         command
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(&program)
-            .args(args)
+            .args(words)
             .envs(envs)
             .current_dir(dir)
             .stdin(Stdio::null())
@@ -73,7 +86,12 @@ impl Process {
                 program.display()
             )
         })?;
-        Ok(Self { name, child, log })
+        Ok(Self {
+            name,
+            child,
+            log,
+            limits,
+        })
     }
 
     pub fn pid(&self) -> u32 {
@@ -93,7 +111,18 @@ impl Process {
     pub fn check(&mut self) -> Result<()> {
         match self.ended() {
             None => Ok(()),
-            Some(status) => bail!("{} ended ({status}); {}", self.name, tail(&self.log)),
+            Some(status) => {
+                let killed = self
+                    .limits
+                    .as_ref()
+                    .is_some_and(|limits| limits.kills() > 0);
+                let why = if killed {
+                    ", killed above its memory limit"
+                } else {
+                    ""
+                };
+                bail!("{} ended ({status}{why}); {}", self.name, tail(&self.log))
+            }
         }
     }
 
@@ -131,11 +160,20 @@ impl Process {
         if self.ended().is_none()
             && let Some(pid) = pid(self.child.id())
         {
+            self.look();
             let _ = kill_process(pid, signal);
         }
     }
 
+    /// What it has used is known only while it is there.
+    fn look(&self) {
+        if let Some(limits) = &self.limits {
+            limits.look(self.child.id());
+        }
+    }
+
     fn kill_now(&mut self) {
+        self.look();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -138,10 +138,6 @@ fn drift_of_the_label_is_put_back() {
             ..label(OURS)
         },
         EntraLabel {
-            mfa: true,
-            ..label(OURS)
-        },
-        EntraLabel {
             entra_type: "user".to_owned(),
             ..label(OURS)
         },
@@ -210,7 +206,10 @@ fn consent_does_not_hand_rights_that_others_gave_to_another_identity() {
         },
     ] {
         let found = |facts: &RoleFacts, literal| Observed {
-            allowance: Ok(Allowance { literal }),
+            allowance: Ok(Allowance {
+                literal,
+                ..Allowance::default()
+            }),
             ..there(facts.clone(), Some(MarkerOwner::Us))
         };
         assert_eq!(

@@ -16,28 +16,36 @@ fn nologin_set_by_a_dba_stays_until_the_annotation_gets_a_new_value() {
     let stays = (Vec::new(), vec![Reason::LoginDisabledOnServer]);
     let found = closed(facts().comment);
     assert_eq!(steps_and_problems(&desired(), &found), stays);
-    let annotated = |value: &str| Desired {
-        restore: Some(value.to_owned()),
-        ..desired()
+    // The server's owner lets the annotation count, or sets that of the server.
+    let annotated = |value: &str, found: &Observed| {
+        let allowance = Allowance {
+            restore: Some(value.to_owned()),
+            ..Allowance::default()
+        };
+        let found = Observed {
+            allowance: Ok(allowance),
+            ..found.clone()
+        };
+        steps_and_problems(&desired(), &found)
     };
-    let (steps, problems) = steps_and_problems(&annotated("1"), &found);
+    let (steps, problems) = annotated("1", &found);
     let [RoleStep::Mark(obeyed), RoleStep::Open] = &steps[..] else {
         panic!("{steps:?}");
     };
     assert_eq!(problems, []);
     // Closed again: the same value says nothing any more, another one does.
     let again = closed(Some(obeyed.clone()));
-    assert_eq!(steps_and_problems(&annotated("1"), &again), stays);
-    let (steps, _) = steps_and_problems(&annotated("2"), &again);
+    assert_eq!(annotated("1", &again), stays);
+    let (steps, _) = annotated("2", &again);
     assert!(steps.contains(&RoleStep::Open), "{steps:?}");
     // Obeyed while it was open: used up, too.
     let open = there(facts(), Some(MarkerOwner::Us));
-    let (steps, _) = steps_and_problems(&annotated("1"), &open);
+    let (steps, _) = annotated("1", &open);
     let [RoleStep::Mark(seen)] = &steps[..] else {
         panic!("{steps:?}");
     };
     let later = closed(Some(seen.clone()));
-    assert_eq!(steps_and_problems(&annotated("1"), &later), stays);
+    assert_eq!(annotated("1", &later), stays);
 }
 
 // Red when: a role without label whose marker names us is kept although no status speaks of it.
@@ -166,7 +174,12 @@ fn another_namespace_does_not_get_a_role_left_behind_by_its_name() {
         object_id: Some(id(OURS)),
         ..by_name
     };
-    assert!(matches!(&steps(&known, &gone)[..], [RoleStep::Mark(_)]));
+    assert_eq!(role(&known, &gone), Err(Reason::RoleExists));
+    let adopts = Desired {
+        adoption: Adoption::SameIdentity,
+        ..known
+    };
+    assert!(matches!(&steps(&adopts, &gone)[..], [RoleStep::Mark(_)]));
 }
 
 // Red when: is_borne_out() does not ask gave_all(), which a crash before the first status then shows;
@@ -363,7 +376,10 @@ fn administrators_and_privileged_roles_are_never_adopted_by_a_glob() {
     let found = there(privileged.clone(), None);
     assert_eq!(role(&same, &found), Err(Reason::RoleProtected));
     let literal = Observed {
-        allowance: Ok(Allowance { literal: true }),
+        allowance: Ok(Allowance {
+            literal: true,
+            ..Allowance::default()
+        }),
         ..found
     };
     assert!(role(&same, &literal).is_ok());
@@ -372,7 +388,10 @@ fn administrators_and_privileged_roles_are_never_adopted_by_a_glob() {
         ..label(OURS)
     };
     let admin = Observed {
-        allowance: Ok(Allowance { literal: true }),
+        allowance: Ok(Allowance {
+            literal: true,
+            ..Allowance::default()
+        }),
         ..there(
             RoleFacts {
                 label: Some(admin),

@@ -51,7 +51,7 @@ proptest! {
     ) {
         let desired = Desired { adoption: Adoption::SameIdentity, ..desired() };
         let facts = RoleFacts { label: label.clone(), comment: None, privileged, ..facts() };
-        let allowance = Ok(Allowance { literal });
+        let allowance = Ok(Allowance { literal, ..Allowance::default() });
         let observed = Observed { allowance, ..there(facts, None) };
         if let Ok(work) = role(&desired, &observed) {
             prop_assert!(!work.is_nothing());

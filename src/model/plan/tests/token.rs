@@ -255,6 +255,25 @@ fn a_secret_of_somebody_else_or_of_unknown_state_is_not_written() {
     assert_eq!(token(Look::Unknown(cause)).0, Err(Reason::ApiError));
 }
 
+// Red when: wanted() takes a Secret without an owner for somebody else's whatever its record says, as
+// 6b177e6 did; or keeps the token that it has.
+#[test]
+fn a_secret_that_lost_its_owner_gets_a_new_token_and_that_of_others_is_left() {
+    for (orphan, expected) in [
+        (true, Ok(Some(TokenStep::Issue))),
+        (false, Err(Reason::SecretNotOurs)),
+    ] {
+        let mut lost = secret(Content::Broken);
+        if let Look::Known(Some(facts)) = &mut lost {
+            facts.controller = None;
+            facts.holder = None;
+            facts.namesake = false;
+            facts.orphan = orphan;
+        }
+        assert_eq!(token(lost).0, expected, "{orphan}");
+    }
+}
+
 // Red when: secret_not_ours() tells to delete what has no owner, or names no kind.
 #[test]
 fn a_secret_of_somebody_else_is_named_with_whom_it_belongs_to() {

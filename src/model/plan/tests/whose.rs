@@ -254,7 +254,10 @@ fn adoption_of_any_role_stops_at_administrative_rights() {
     };
     for (facts, if_literal) in [(boss, false), (creator, true), (member, true)] {
         for (literal, taken) in [(false, false), (true, if_literal)] {
-            let allowance = Ok(Allowance { literal });
+            let allowance = Ok(Allowance {
+                literal,
+                ..Allowance::default()
+            });
             let found = Observed {
                 allowance,
                 ..unmarked(facts.clone())

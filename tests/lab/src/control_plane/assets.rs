@@ -17,6 +17,8 @@ pub enum Set {
     All,
     /// kubelet, containerd, its shim and ctr, and runc. Not part of all.
     Node,
+    /// The program of tests/flux: Flux's engine and kustomize. Not part of all.
+    Flux,
 }
 
 impl Set {
@@ -27,6 +29,7 @@ impl Set {
             Self::Kubectl => "kubectl",
             Self::All => "all",
             Self::Node => "node",
+            Self::Flux => "flux",
         }
     }
 }

@@ -31,16 +31,19 @@ pub struct Entry {
     pub name: String,
     pub code: u16,
     pub user_agent: String,
+    /// Whether nothing was to be stored.
+    pub dry_run: bool,
 }
 
 impl Entry {
-    /// Whether it asked to change something (refused attempts too). A `TokenRequest` creates nothing
-    /// that is stored, and events and leases are writes: see the fields.
+    /// Whether it asked to change something (refused attempts too, dry runs not). A `TokenRequest` creates
+    /// nothing that is stored, and events and leases are writes: see the fields.
     pub fn is_write(&self) -> bool {
-        matches!(
+        let writes = matches!(
             self.verb.as_str(),
             "create" | "update" | "patch" | "delete" | "deletecollection"
-        )
+        );
+        writes && !self.dry_run
     }
 
     /// `secrets`, or with a subresource `serviceaccounts/token`.
@@ -98,6 +101,8 @@ struct Raw {
     stage: String,
     verb: String,
     user: RawUser,
+    #[serde(default, rename = "requestURI")]
+    request_uri: String,
     #[serde(default)]
     user_agent: String,
     #[serde(default)]
@@ -137,6 +142,7 @@ impl Raw {
         let Self {
             verb,
             user,
+            request_uri,
             user_agent,
             object_ref,
             response_status,
@@ -159,6 +165,27 @@ impl Raw {
             name,
             code: response_status.code,
             user_agent,
+            dry_run: request_uri.contains("dryRun=All"),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    // Red when: a dry run, by which the operator asks whether its policies are in force, counts as a write.
+    #[test]
+    fn a_dry_run_is_no_write() {
+        let entry = |uri: &str| {
+            let raw = json!({"stage": "ResponseComplete", "verb": "create", "user": {"username": "u"},
+                "requestURI": uri, "objectRef": {"resource": "secrets", "namespace": "n"}});
+            let raw: Raw = serde_json::from_value(raw).unwrap();
+            raw.counted().unwrap()
+        };
+        assert!(entry("/api/v1/namespaces/n/secrets?fieldManager=x").is_write());
+        assert!(!entry("/api/v1/namespaces/n/secrets?&dryRun=All").is_write());
     }
 }

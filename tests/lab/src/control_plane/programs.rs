@@ -121,6 +121,7 @@ impl Layout {
             envs: Vec::new(),
             dir: self.dir.clone(),
             log: self.file(&format!("{name}.log")),
+            limits: None,
         }
     }
 }

@@ -101,13 +101,11 @@ impl Aadsts {
     }
 
     /// No federated credential at all.
-    pub(crate) fn no_federation(issuer: &str, subject: &str, audience: &str) -> Self {
+    pub(crate) fn no_federation(client_id: Uuid, name: &str) -> Self {
         Self::client(
-            70021,
+            70025,
             format!(
-                "No matching federated identity record found for presented assertion. Assertion Issuer: '{issuer}'. \
-             Assertion Subject: '{subject}'. Assertion Audience: '{audience}'. \
-             https://docs.microsoft.com/en-us/azure/active-directory/develop/workload-identity-federation"
+                "The client '{client_id}'({name}) has no configured federated identity credentials."
             ),
         )
     }

@@ -18,6 +18,9 @@ pub(super) async fn check(
 ) -> Result<(), Aadsts> {
     let cluster = state.cluster_issuer();
     let own = cluster.as_deref().map(|cluster| cluster.issuer.as_str());
+    if client.federated_credentials.is_empty() {
+        return Err(Aadsts::no_federation(client.client_id, &client.name));
+    }
     match_credential(&client.federated_credentials, own, token)?;
     let issuer = token.claim("iss").unwrap_or_default();
     let jwks = match cluster.as_deref() {
@@ -51,9 +54,6 @@ fn match_credential(
             .join(","),
         _ => String::new(),
     };
-    if credentials.is_empty() {
-        return Err(Aadsts::no_federation(issuer, subject, &audience));
-    }
     let mut left: Vec<_> = credentials
         .iter()
         .filter(|credential| match credential.issuer.as_str() {

@@ -140,8 +140,11 @@ impl Daemon {
         if options.operator_binary().is_none() {
             eprintln!("no operator is started, as LAB_OPERATOR=none says");
         } else if let Err(error) = daemon.start_operator().await {
-            // The rest is of use without it, and says so.
-            eprintln!("the operator is not running: {error:#}");
+            // A lab that says it is ready has what it was asked for.
+            daemon.stop().await;
+            return Err(error.context(
+                "the operator does not run; LAB_OPERATOR=none starts the lab without it",
+            ));
         }
         Ok(daemon)
     }

@@ -6,12 +6,13 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use fs2::FileExt as _;
 
 use super::facts::Facts;
+use crate::control_plane::assets::workspace;
 
-/// `target/lab` of this repository.
+/// The folder that a lab works in.
 #[derive(Clone)]
 pub struct Home {
     dir: PathBuf,
@@ -27,18 +28,26 @@ impl Home {
         Self { dir }
     }
 
-    pub fn of_workspace() -> Self {
-        Self::new(crate::control_plane::assets::workspace().join("target/lab"))
+    /// `target/NAME` of this repository, for a person who works in it. From any other folder it
+    /// is an error: where this program was built, something else may run.
+    pub fn of_workspace(name: &str) -> Result<Self> {
+        let here = std::env::current_dir().context("this folder is gone")?;
+        Self::of(&workspace(), &here, name)
     }
 
-    /// Beside it, so that a demo leaves a running lab alone.
-    pub fn of_demo() -> Self {
-        Self::new(crate::control_plane::assets::workspace().join("target/demo"))
-    }
-
-    /// Beside it, too.
-    pub fn of_soak() -> Self {
-        Self::new(crate::control_plane::assets::workspace().join("target/soak"))
+    fn of(built: &Path, here: &Path, name: &str) -> Result<Self> {
+        let inside = built.canonicalize().is_ok_and(|built| {
+            here.canonicalize()
+                .is_ok_and(|here| here.starts_with(built))
+        });
+        ensure!(
+            inside,
+            "this program was built in {}, and {} is not in it: set LAB_HOME (or --home) to a folder \
+             for the lab's files, or run it in its repository",
+            built.display(),
+            here.display()
+        );
+        Ok(Self::new(built.join("target").join(name)))
     }
 
     pub fn dir(&self) -> &Path {
@@ -112,5 +121,36 @@ impl Home {
             .with_context(|| format!("no lab runs here ({} is missing)", self.dir.display()))?;
         let path = format!("/proc/self/fd/{}/control.sock", dir.as_raw_fd());
         Ok((dir, PathBuf::from(path)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_who_works_in_the_repository_gets_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let built = dir.path().join("built");
+        let beside = dir.path().join("built-too");
+        fs::create_dir_all(built.join("tests/it")).unwrap();
+        fs::create_dir_all(&beside).unwrap();
+        for inside in [
+            built.clone(),
+            built.join("tests/it"),
+            beside.join("../built"),
+        ] {
+            let home = Home::of(&built, &inside, "soak").unwrap();
+            assert_eq!(home.dir(), built.join("target/soak"));
+        }
+        let gone = dir.path().join("moved");
+        for (built, here) in [
+            (&built, dir.path()),
+            (&built, beside.as_path()),
+            (&gone, gone.as_path()),
+        ] {
+            let refused = Home::of(built, here, "lab").err().unwrap().to_string();
+            assert!(refused.contains("set LAB_HOME"), "{refused}");
+        }
     }
 }

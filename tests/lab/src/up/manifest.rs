@@ -30,11 +30,6 @@ pub(super) fn configuration(azure: &AzurePart) -> Configuration {
     } = azure.entra();
     let PostgresFacts { host, .. } = azure.postgres();
     let directory = azure.directory();
-    let on_machine: Vec<_> = directory
-        .service_principals
-        .iter()
-        .filter(|s| s.imds)
-        .collect();
     Configuration {
         clouds: vec![Cloud {
             name: CLOUD.to_owned(),
@@ -45,18 +40,28 @@ pub(super) fn configuration(azure: &AzurePart) -> Configuration {
             ca_file: Some(ca_file),
             imds_endpoint: azure.imds(),
         }],
-        managed_identities: vec![ManagedIdentities {
-            namespaces: vec![NAMESPACE.to_owned()],
-            client_ids: on_machine.iter().map(|s| s.client_id.to_string()).collect(),
-            object_ids: on_machine.iter().map(|s| s.object_id.to_string()).collect(),
-            resource_ids: on_machine
-                .iter()
-                .filter_map(|s| s.resource_id.clone())
-                .collect(),
-            system_assigned: on_machine.iter().any(|s| s.system_assigned),
-        }],
+        managed_identities: managed_identities(&directory).into_iter().collect(),
         ..Configuration::default()
     }
+}
+
+/// What the machine has at IMDS; an entry without any identity is no valid configuration.
+fn managed_identities(directory: &Directory) -> Option<ManagedIdentities> {
+    let on_machine: Vec<_> = directory
+        .service_principals
+        .iter()
+        .filter(|s| s.imds)
+        .collect();
+    (!on_machine.is_empty()).then(|| ManagedIdentities {
+        namespaces: vec![NAMESPACE.to_owned()],
+        client_ids: on_machine.iter().map(|s| s.client_id.to_string()).collect(),
+        object_ids: on_machine.iter().map(|s| s.object_id.to_string()).collect(),
+        resource_ids: on_machine
+            .iter()
+            .filter_map(|s| s.resource_id.clone())
+            .collect(),
+        system_assigned: on_machine.iter().any(|s| s.system_assigned),
+    })
 }
 
 /// The server object and all that it refers to, as YAML documents.
@@ -209,6 +214,16 @@ mod tests {
         );
         assert_eq!(documents.len(), 1);
         assert_eq!(documents[0]["metadata"]["name"], "pg-operator");
+    }
+
+    #[test]
+    fn the_operator_gets_the_identities_at_imds_and_no_entry_where_there_are_none() {
+        let mut directory = Directory::default();
+        let found = managed_identities(&directory).unwrap();
+        assert_eq!(found.client_ids.len(), 1);
+        assert!(found.system_assigned);
+        directory.service_principals.retain(|service| !service.imds);
+        assert!(managed_identities(&directory).is_none());
     }
 
     #[test]

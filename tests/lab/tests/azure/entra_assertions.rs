@@ -97,7 +97,7 @@ async fn each_assertion_that_does_not_fit_has_azures_error() {
             (400, 50027, "invalid_request"),
         ),
         (BATCH, with(json!({})), (401, 700_213, "invalid_client")),
-        (IMPORTER, with(json!({})), (401, 70021, "invalid_client")),
+        (IMPORTER, with(json!({})), (401, 70025, "invalid_client")),
     ];
     for (client, assertion, expected) in cases {
         assert_eq!(

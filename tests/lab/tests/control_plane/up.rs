@@ -1,6 +1,7 @@
 //! `lab up` and `lab down` as a person runs them: twice, on nothing, and killed.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -94,6 +95,84 @@ async fn up_twice_and_down_twice_succeed_and_leave_no_process() {
     let refused = lab(&home, &["operator", "start"]);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no lab runs here"));
+}
+
+#[test]
+fn lab_outside_its_repository_touches_nothing_there_and_names_lab_home() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    for args in [&["down"][..], &["operator", "stop"]] {
+        let refused = Command::new(env!("CARGO_BIN_EXE_lab"))
+            .args(args)
+            .env_remove("LAB_HOME")
+            .current_dir(elsewhere.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(
+            !refused.status.success() && said.contains("LAB_HOME"),
+            "{args:?}: {said}"
+        );
+    }
+    // With a folder it works from anywhere.
+    let home = elsewhere.path().join("lab");
+    let stopped = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args(["down", "--home"])
+        .arg(&home)
+        .current_dir(elsewhere.path())
+        .output()
+        .unwrap();
+    assert!(stopped.status.success());
+}
+
+/// A directory that has all that the lab needs, and no identity at IMDS.
+const PLAIN: &str = "
+    tenantId: 11111111-1111-4111-8111-111111111111
+    servicePrincipals:
+    - name: dba-app
+      objectId: 5e41ce00-0000-4000-8000-000000000001
+      clientId: c11e4700-0000-4000-8000-000000000001
+      kind: Application
+      secrets: [the-lab-has-no-real-secrets]
+    administrators: [dba-app]";
+
+#[test]
+fn up_starts_the_operator_for_a_directory_without_identities_at_imds() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().canonicalize().unwrap();
+    fs::write(home.join("tenant.yaml"), PLAIN).unwrap();
+    let up = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args(["up", "--directory"])
+        .arg(home.join("tenant.yaml"))
+        .env("LAB_HOME", &home)
+        .output()
+        .unwrap();
+    let facts = Home::new(home.clone()).facts();
+    succeed(&home, &["down"]);
+    let said = String::from_utf8_lossy(&up.stderr);
+    assert!(up.status.success(), "{said}");
+    assert!(facts.unwrap().operator.pid.is_some(), "{said}");
+}
+
+#[test]
+fn up_fails_and_leaves_nothing_when_the_operator_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().canonicalize().unwrap();
+    let program = home.join("operator");
+    fs::write(&program, "#!/bin/sh\necho no such flag >&2; exit 2\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let up = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .arg("up")
+        .env("LAB_HOME", &home)
+        .env("LAB_OPERATOR", &program)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&up.stderr);
+    assert!(!up.status.success(), "{said}");
+    for part in ["no such flag", "exit status: 2", "LAB_OPERATOR=none"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!home.join("lab.json").exists());
+    assert!(succeed(&home, &["down"]).contains("No lab is running"));
 }
 
 #[tokio::test]
