@@ -79,7 +79,7 @@ impl<'a> Answer<'a> {
             message = one_line(self.message),
             detail = part(self.detail, " (", ")"),
             place = part(self.in_function(), " in ", ""),
-            code = one_line(self.code),
+            code = self.code,
             hint = part(self.hint, " Hint: ", ""),
         )
     }
