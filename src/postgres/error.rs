@@ -58,13 +58,14 @@ pub fn is_rebind_refusal(error: &tokio_postgres::Error) -> bool {
     error.as_db_error().is_some_and(refused)
 }
 
-/// What Azure says, as `PostgreSQL` does, where no rule of its firewall fits. It has not looked at the
-/// token.
-const NOT_LET_IN: &str = "no pg_hba.conf entry";
+/// In every language the server names this file where no rule of its firewall fits, as Azure does. It has not
+/// looked at the token then.
+const NOT_LET_IN: &str = "pg_hba.conf";
 
 /// Whether the server refuses the place that we come from, whoever we are.
-pub(super) fn refuses_place(answer: &DbError) -> bool {
-    answer.message().to_lowercase().contains(NOT_LET_IN)
+pub(super) fn refuses_place(answer: &Answer<'_>) -> bool {
+    answer.code.starts_with("28")
+        && (answer.routine == Some("ClientAuthentication") || answer.message.contains(NOT_LET_IN))
 }
 
 fn refuses_update(message: &str) -> bool {
@@ -82,6 +83,7 @@ pub(super) fn explain(about: About<'_>, answer: Answer<'_>, own: Option<Verdict>
     let verdict = in_database(&answer)
         .or(own)
         .or_else(|| own_code(&answer))
+        .or_else(|| no_entry(&answer))
         .or_else(|| from_text(&text))
         .or_else(|| no_connection(&answer, &text))
         .or_else(|| from_code(answer.code, &text));
@@ -145,6 +147,17 @@ fn no_connection(answer: &Answer<'_>, text: &str) -> Option<Verdict> {
     verdict(Class::Transient, Reason::DatabaseError, advice)
 }
 
+fn no_entry(answer: &Answer<'_>) -> Option<Verdict> {
+    if !refuses_place(answer) {
+        return None;
+    }
+    verdict(
+        Class::Transient,
+        Reason::ServerUnreachable,
+        "the server's firewall does not let the operator in: add a firewall rule for the address in the message, or give the cluster's network a private endpoint of the server",
+    )
+}
+
 fn own_code(answer: &Answer<'_>) -> Option<Verdict> {
     if answer.code == sql::COMMENT_CHANGED {
         let advice = "nothing was changed; it is looked at again";
@@ -176,13 +189,6 @@ fn own_code(answer: &Answer<'_>) -> Option<Verdict> {
 /// Texts of Azure, lower case. They have changed over time, so only their heart is looked for.
 fn from_text(text: &str) -> Option<Verdict> {
     let has = |needle: &str| text.contains(needle);
-    if has(NOT_LET_IN) {
-        return verdict(
-            Class::Transient,
-            Reason::ServerUnreachable,
-            "the server's firewall does not let the operator in: add a firewall rule for the address in the message, or give the cluster's network a private endpoint of the server",
-        );
-    }
     if has("unexpected error occurred while trying to validate") {
         return verdict(
             Class::Transient,

@@ -81,7 +81,7 @@ fn busy(server: &str) -> Failure {
 /// rule of the firewall fits is of that class too, and says nothing of the token.
 fn refused(server: &str, role: &RoleName, error: &tokio_postgres::Error) -> Option<Failure> {
     let answer = error.as_db_error()?;
-    if !answer.code().code().starts_with("28") || refuses_place(answer) {
+    if !answer.code().code().starts_with("28") || refuses_place(&answer.into()) {
         return None;
     }
     let about = About {
@@ -108,14 +108,19 @@ mod tests {
         let error = answered("28P01", words).await;
         let failure = refused("server", &role, &error).unwrap();
         assert_eq!(failure.reason, Reason::LoginRefused);
-        let words = "no pg_hba.conf entry for host \"203.0.113.9\", user \"orders-api\", database \"orders\", SSL encryption";
-        let error = answered("28000", words).await;
-        assert_eq!(refused("server", &role, &error), None);
-        let failure = connect::refusal("server", &role, "orders", &error);
-        let is = (failure.reason, failure.class);
-        assert_eq!(is, (Reason::ServerUnreachable, Class::Transient));
-        for word in ["203.0.113.9", "firewall rule"] {
-            assert!(failure.message.contains(word), "{failure}");
+        for words in [
+            "no pg_hba.conf entry for host \"203.0.113.9\", user \"orders-api\", database \"orders\", SSL encryption",
+            "kein pg_hba.conf-Eintrag für Host »203.0.113.9«, Benutzer »orders-api«",
+            "aucune entrée dans pg_hba.conf pour l'hôte « 203.0.113.9 »",
+        ] {
+            let error = answered("28000", words).await;
+            assert_eq!(refused("server", &role, &error), None);
+            let failure = connect::refusal("server", &role, "orders", &error);
+            let is = (failure.reason, failure.class);
+            assert_eq!(is, (Reason::ServerUnreachable, Class::Transient));
+            for word in ["203.0.113.9", "firewall rule"] {
+                assert!(failure.message.contains(word), "{failure}");
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ pub const NOT_BOUND: &str = "EP003";
 pub const NOT_OURS: &str = "EP004";
 
 /// SQLSTATE of our own: the role's comment is not the one that the change was decided on.
-pub const COMMENT_CHANGED: &str = "EP005";
+pub const COMMENT_CHANGED: &str = "EP008";
 
 /// Makes a role by the principal's name.
 pub fn create_by_name(role: &RoleName, admin: bool, mfa: bool) -> String {

@@ -3,6 +3,7 @@
 
 mod absent;
 mod administrators;
+mod answers;
 mod columns;
 mod grantors;
 mod handed_on;

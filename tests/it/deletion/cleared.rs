@@ -321,3 +321,36 @@ async fn a_role_made_again_with_our_comment_is_not_dropped() -> Result<()> {
     assert_eq!(world.ask(login).await?.as_deref(), Some("t"));
     Ok(())
 }
+
+// Red when: the clearing statement knows fewer kinds of privileges than the server (findings C15).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_privilege_on_a_parameter_goes_or_is_told_with_who_gave_it() -> Result<()> {
+    let world = furnished("cleared_parameter", setup(0, |_| ()), &[]).await?;
+    world
+        .apply(&dropping(&world, "importer", "importer", IMPORTER_ID))
+        .await?;
+    world.ready("principal", "importer").await?;
+    world
+        .sql("GRANT SET ON PARAMETER log_min_messages TO \"pg-operators\" WITH GRANT OPTION")
+        .await?;
+    for given in [
+        "SET ROLE \"pg-operators\"; GRANT SET ON PARAMETER log_min_messages TO importer",
+        "GRANT SET ON PARAMETER log_min_duration_statement TO importer",
+    ] {
+        ledger::run(&world, "orders", given).await?;
+    }
+    world.delete("principal", "importer").await?;
+    let said = world
+        .not_ready("principal", "importer", "NotRevocable")
+        .await?;
+    assert!(
+        said.contains("log_min_duration_statement") && !said.contains("log_min_messages"),
+        "{said}"
+    );
+    world
+        .sql("REVOKE SET ON PARAMETER log_min_duration_statement FROM importer")
+        .await?;
+    gone(&world, "importer").await?;
+    assert!(!exists(&world, "importer").await?);
+    Ok(())
+}

@@ -175,3 +175,71 @@ async fn an_heir_that_is_an_administrator_or_may_not_own_it_is_told() -> Result<
     assert!(!exists(&world, "importer").await?);
     Ok(())
 }
+
+// Red when: clear() gives away more at once than the server has locks for, again and again, or the hint of
+// what nobody but a superuser may own is lost (findings C8, C11).
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_given_away_is_told_once_and_by_what_the_server_says() -> Result<()> {
+    let world = furnished("not_given", setup(0, |_| ()), &[]).await?;
+    world.sql("CREATE ROLE heir").await?;
+    world
+        .sql("GRANT heir TO \"pg-operators\" WITH ADMIN OPTION")
+        .await?;
+    let mut object = dropping(&world, "importer", "importer", IMPORTER_ID);
+    object["spec"]["deletionPolicy"] = json!("Reassign");
+    object["spec"]["reassignOwnedTo"] = json!("heir");
+    world.apply(&object).await?;
+    world.ready("principal", "importer").await?;
+    let locks = "SELECT current_setting('max_locks_per_transaction')::int
+      * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int)";
+    let locks: usize = world.ask(locks).await?.unwrap_or_default().parse()?;
+    // In portions: one transaction cannot make as many either.
+    let client = ledger::superuser(&world, "orders").await?;
+    let owned = "CREATE SCHEMA mine AUTHORIZATION importer; GRANT CREATE ON SCHEMA mine TO heir;
+        CREATE PUBLICATION everything FOR ALL TABLES; ALTER ROLE importer SUPERUSER;
+        ALTER PUBLICATION everything OWNER TO importer; ALTER ROLE importer NOSUPERUSER";
+    client.batch_execute(owned).await?;
+    let made = format!(
+        "DO $$ BEGIN FOR n IN 0..{locks} LOOP EXECUTE format('CREATE TABLE mine.t%s (); ALTER TABLE mine.t%s OWNER TO importer', n, n);
+         IF n % 500 = 0 THEN COMMIT; END IF; END LOOP; END $$"
+    );
+    client.batch_execute(&made).await?;
+    world.delete("principal", "importer").await?;
+    let said = world
+        .not_ready("principal", "importer", "RoleOwnsObjects")
+        .await?;
+    assert!(said.contains("max_locks_per_transaction"), "{said}");
+    client
+        .batch_execute(
+            &made
+                .replace("CREATE TABLE mine.t%s (); ALTER", "ALTER")
+                .replace("OWNER TO importer', n, n", "OWNER TO heir', n"),
+        )
+        .await?;
+    // Then what the schema and the publication need.
+    let lacks = "GRANT CREATE ON DATABASE ... TO \"heir\"";
+    let said = |object: &serde_json::Value| {
+        crate::fixture::condition(object, "Ready")
+            .message
+            .contains(lacks)
+    };
+    world
+        .wait("principal", "importer", "names the database", said)
+        .await?;
+    client
+        .batch_execute("GRANT CREATE ON DATABASE orders TO heir, \"pg-operators\"")
+        .await?;
+    let hint = |object: &serde_json::Value| {
+        let ready = crate::fixture::condition(object, "Ready").message;
+        ready.contains("must be a superuser") && ready.contains("publication")
+    };
+    world
+        .wait("principal", "importer", "names the publication", hint)
+        .await?;
+    client.batch_execute("DROP PUBLICATION everything").await?;
+    let again = json!({"metadata": {"annotations": {"entrapostgres.io/reconcile": "dropped"}}});
+    world.patch("principal", "importer", &again).await?;
+    gone(&world, "importer").await?;
+    assert!(!exists(&world, "importer").await?);
+    Ok(())
+}

@@ -13,6 +13,8 @@ use super::{declared, furnished, has_exactly, ledger, made, says, set, setup};
 use crate::fixture::{SOON, World, condition};
 use crate::fleet;
 
+/// How long somebody else waits for what a change of the operator has locked.
+const FREED: Duration = Duration::from_secs(3);
 /// What was refused rests about so long; what passes is tried again sooner.
 const REFUSED: Duration = Duration::from_secs(7);
 
@@ -184,9 +186,11 @@ async fn grants_of_others_at_the_same_moment_are_survived() -> Result<()> {
     Ok(())
 }
 
-// Red when: a deadlock is taken for a refusal: what it stopped is neither sent again, nor step by step, nor soon.
+// Red when: a change waits for a lock longer than others wait for what it has locked itself, or what it came
+// upon is taken for a refusal. (That a deadlock is sent again is in `postgres::lease_tests`: the operator waits
+// for a shorter time than a server takes to look for one.)
 #[tokio::test(flavor = "multi_thread")]
-async fn deadlocks_with_others_pass() -> Result<()> {
+async fn who_waits_for_each_other_is_freed_within_moments() -> Result<()> {
     let world = furnished("deadlock", setup(1, |_| ()), &[]).await?;
     world.ready("server", "server").await?;
     let other = ledger::superuser(&world, "orders").await?;
@@ -201,14 +205,16 @@ async fn deadlocks_with_others_pass() -> Result<()> {
     let object = declared(&world, 0, &json!({"grants": grants}));
     world.apply(&object).await?;
     world.wait_sql(WAITS, Some("1")).await?;
-    // The operator is told so by the server after a second: the other looks for no deadlock that soon.
+    let since = Instant::now();
     other.batch_execute(&grant("t1")).await?;
+    let freed = since.elapsed();
+    ensure!(freed < FREED, "{freed:?}");
     other.batch_execute("ROLLBACK").await?;
     let since = Instant::now();
     is_given(&world, 0, &["t1", "t2"]).await?;
     let took = since.elapsed();
     ensure!(took < REFUSED, "{took:?}");
-    told(&world, "deadlock detected", 1).await
+    Ok(())
 }
 
 // Red when: a token is tried on a connection of the session, or waits for what is under way there.
@@ -234,10 +240,12 @@ async fn a_token_is_tried_while_all_connections_of_the_session_wait() -> Result<
     other.batch_execute(&change).await?;
     let grants = json!({"grants": [table("orders", "t1")]});
     world.apply(&declared(&world, 0, &grants)).await?;
-    world.wait_sql(WAITS, Some("1")).await?;
+    // Each waits for moments only, again and again.
+    let waits = format!("SELECT ({WAITS}) > 0");
+    world.wait_sql(&waits, Some("t")).await?;
     let limit = json!({"role": {"connectionLimit": 5}});
     world.apply(&declared(&world, 1, &limit)).await?;
-    world.wait_sql(WAITS, Some("2")).await?;
+    world.wait_sql(&waits, Some("t")).await?;
 
     // A token of the same second is the one that was tried.
     let mut asked = 0;
@@ -254,7 +262,6 @@ async fn a_token_is_tried_while_all_connections_of_the_session_wait() -> Result<
     world.wait("principal", "api", "verified", verified).await?;
     let peak = world.azure.state().stats.snapshot().connections.peak;
     ensure!(peak <= 3, "{peak} connections at once");
-    assert_eq!(world.ask(WAITS).await?.as_deref(), Some("2"), "still");
     other.batch_execute("COMMIT").await?;
     is_given(&world, 0, &["t1"]).await?;
     world.ready("principal", &name).await?;

@@ -157,6 +157,10 @@ async fn breaking_out(world: &World, owner: &str) -> Result<Vec<String>> {
         sql.push(format!(
             "CREATE FUNCTION app.{quoted}({types}) RETURNS integer LANGUAGE sql AS 'SELECT 1'"
         ));
+        // Nobody is owed what everybody may.
+        sql.push(format!(
+            "REVOKE EXECUTE ON FUNCTION app.{quoted}({types}) FROM PUBLIC"
+        ));
         signatures.push(format!("{name}({types})"));
     }
     ledger::run(world, "orders", &sql.join("; ")).await?;
