@@ -95,8 +95,8 @@ const GIVEN: &str = "us AS MATERIALIZED (
 pub fn clear(role: &RoleName, ours: &str, reassign_to: Option<&RoleName>) -> String {
     let heir = reassign_to.map_or_else(|| "NULL".to_owned(), |heir| literal(heir.as_str()));
     let here = here(role);
-    let give_back = give_back(&here);
-    let parameters = parameters(&here);
+    let (reassign, put_back) = (reassign(), put_back());
+    let (give_back, parameters) = (give_back(&here), parameters(&here));
     let body = format!(
         r"DECLARE
   v_us constant name := current_user; v_heir constant text := {heir}; v_version constant int := pg_catalog.current_setting('server_version_num');
@@ -119,18 +119,7 @@ BEGIN
       RAISE EXCEPTION USING ERRCODE = '{NO_MEMBERSHIP}', MESSAGE = SQLERRM, DETAIL = v_member, HINT = pg_catalog.quote_ident(v_us::text);
     END;
   END LOOP;
-  -- All of it in one transaction: each relation is locked until its end.
-  IF v_owns THEN
-    SELECT count(*) INTO v_locks FROM pg_catalog.pg_class AS c WHERE c.relowner = (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = v_role::name);
-    SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint
-      * (pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint) INTO v_most;
-    IF v_locks > v_most THEN
-      RAISE EXCEPTION USING ERRCODE = '{TOO_MANY_LOCKS}', MESSAGE = format('%s relations to give away, and room for %s locks', v_locks, v_most);
-    END IF;
-  END IF;
-  IF v_owns THEN
-    EXECUTE format('REASSIGN OWNED BY %I TO %I', v_role, v_heir);
-  END IF;
+  {reassign}
   -- Default privileges: what others give the role, and what the role itself gives.
   FOR v IN WITH {here} SELECT a.defaclrole AS owner, a.defaclrole = h.role AS own, a.defaclobjtype AS sort, a.defaclacl AS acl,
       CASE a.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'ROUTINES' WHEN 'T' THEN 'TYPES' WHEN 'n' THEN 'SCHEMAS'
@@ -171,9 +160,9 @@ BEGIN
         EXCEPTION WHEN insufficient_privilege OR dependent_objects_still_exist OR undefined_object OR undefined_table OR undefined_function THEN
           v_again := cardinality(v.targets) > cardinality(v_parts);
           IF NOT v_again THEN
-            -- Of an event trigger's function too: its words alone would speak of something else.
+            -- The words of an event trigger's function alone would speak of something else.
             GET STACKED DIAGNOSTICS v_context = PG_EXCEPTION_CONTEXT;
-            SELECT ' in ' || line INTO v_context FROM pg_catalog.unnest(pg_catalog.string_to_array(v_context, E'\\n')) AS line
+            SELECT ' in ' || line INTO v_context FROM pg_catalog.unnest(pg_catalog.string_to_array(v_context, E'\n')) AS line
               WHERE line LIKE '%PL/%' AND line NOT LIKE '%inline_code_block%' LIMIT 1;
             v_refused := v_refused || jsonb_build_object(v.sort || ' ' || v_part, pg_catalog.left(SQLERRM || coalesce(v_context, ''), 300));
           END IF;
@@ -185,8 +174,35 @@ BEGIN
   END LOOP;
   {parameters}
   PERFORM pg_catalog.set_config('{REFUSED}', v_refused::text, true);
-  -- Our memberships as they were.
-  FOR v IN WITH old AS (SELECT * FROM pg_catalog.json_to_recordset(v_before::json) AS o({COLUMNS})),
+  {put_back}
+  {MEMBERSHIPS} INTO v_after;
+  IF v_after <> v_before THEN
+    RAISE EXCEPTION 'the memberships of % could not be put back', v_us;
+  END IF;
+END;"
+    );
+    only_if_ours(role, ours, &body)
+}
+
+/// Gives away what the role owns, all of it in one transaction: each relation is locked until its end.
+fn reassign() -> String {
+    format!(
+        "IF v_owns THEN
+    SELECT count(*) INTO v_locks FROM pg_catalog.pg_class AS c WHERE c.relowner = (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = v_role::name);
+    SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint
+      * (pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint) INTO v_most;
+    IF v_locks > v_most THEN
+      RAISE EXCEPTION USING ERRCODE = '{TOO_MANY_LOCKS}', MESSAGE = format('%s relations to give away, and room for %s locks', v_locks, v_most);
+    END IF;
+    EXECUTE format('REASSIGN OWNED BY %I TO %I', v_role, v_heir);
+  END IF;"
+    )
+}
+
+/// Our memberships as they were.
+fn put_back() -> String {
+    format!(
+        "FOR v IN WITH old AS (SELECT * FROM pg_catalog.json_to_recordset(v_before::json) AS o({COLUMNS})),
       now AS (SELECT * FROM pg_catalog.json_to_recordset(({MEMBERSHIPS})::json) AS o({COLUMNS}))
     SELECT n.role, n.grantor, o.role IS NULL AS added, o.inherits, o.sets FROM now AS n LEFT JOIN old AS o USING (role, grantor)
     WHERE o.role IS NULL OR (o.inherits, o.sets) IS DISTINCT FROM (n.inherits, n.sets)
@@ -197,14 +213,8 @@ BEGIN
     ELSE
       EXECUTE format('GRANT %I TO %I WITH INHERIT %s, SET %s', v.role, v_us, v.inherits, v.sets) || v_options;
     END IF;
-  END LOOP;
-  {MEMBERSHIPS} INTO v_after;
-  IF v_after <> v_before THEN
-    RAISE EXCEPTION 'the memberships of % could not be put back', v_us;
-  END IF;
-END;"
-    );
-    only_if_ours(role, ours, &body)
+  END LOOP;"
+    )
 }
 
 /// Takes back the memberships that the role granted on: from version 16 on they have an oid, and hang on
@@ -294,40 +304,3 @@ const OWNED: &str = "owned AS MATERIALIZED (
   SELECT h.*, h.deptype = 'o' AND h.classid NOT IN ('pg_catalog.pg_default_acl'::pg_catalog.regclass, 'pg_catalog.pg_user_mapping'::pg_catalog.regclass) AS owned
   FROM hangs AS h
 )";
-
-#[cfg(test)]
-mod prints {
-    #[test]
-    fn prints() {
-        let role = crate::model::RoleName::parse("gone").unwrap();
-        let heir = crate::model::RoleName::parse("heir").unwrap();
-        let dir = std::env::var("PRINT_SQL").unwrap_or_default();
-        if dir.is_empty() {
-            return;
-        }
-        let text = crate::postgres::sql::message(&[
-            super::clear(&role, "ours", None),
-            super::totals(&role),
-            super::left(&role, 10),
-        ]);
-        std::fs::write(format!("{dir}/clear.sql"), text).unwrap();
-        let text = crate::postgres::sql::message(&[super::clear(&role, "ours", Some(&heir))]);
-        std::fs::write(format!("{dir}/reassign.sql"), text).unwrap();
-        let interest = crate::model::DatabaseInterest {
-            groups: [
-                crate::model::Group {
-                    schema: "public".to_owned(),
-                    kind: crate::model::Kind::Function,
-                },
-                crate::model::Group {
-                    schema: "public".to_owned(),
-                    kind: crate::model::Kind::Table,
-                },
-            ]
-            .into(),
-            ..Default::default()
-        };
-        let text = crate::postgres::privileges_sql::facts(&[role].into(), &interest);
-        std::fs::write(format!("{dir}/facts.sql"), text).unwrap();
-    }
-}

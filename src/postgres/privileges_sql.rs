@@ -322,17 +322,7 @@ enum Fact {
         grantees: u32,
         name: Option<String>,
     },
-    Refusing {
-        kind: Kind,
-        schema: String,
-        privileges: BTreeSet<Privilege>,
-        #[serde(default)]
-        spared: BTreeSet<Privilege>,
-        names: BTreeSet<String>,
-        owner: String,
-        #[serde(rename = "super", default)]
-        is_super: bool,
-    },
+    Refusing(RefusingRow),
     Signatures {
         schema: String,
         name: String,
@@ -365,6 +355,19 @@ enum Fact {
         schema: String,
         privileges: BTreeSet<Privilege>,
     },
+}
+
+#[derive(Debug, Deserialize)]
+struct RefusingRow {
+    kind: Kind,
+    schema: String,
+    privileges: BTreeSet<Privilege>,
+    #[serde(default)]
+    spared: BTreeSet<Privilege>,
+    names: BTreeSet<String>,
+    owner: String,
+    #[serde(rename = "super", default)]
+    is_super: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -479,28 +482,7 @@ fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
             group.total = total;
             group.most_grantees = name.map(|name| (name, grantees));
         }
-        Fact::Refusing {
-            kind,
-            schema,
-            privileges,
-            spared,
-            names,
-            owner,
-            is_super,
-        } => {
-            let group = catalog.groups.entry(Group { schema, kind }).or_default();
-            let owner = parse(owner)?;
-            catalog.superusers.extend(is_super.then(|| owner.clone()));
-            for privilege in privileges {
-                if spared.contains(&privilege) {
-                    let spared = group.spared.entry(privilege).or_default();
-                    spared.extend(names.iter().cloned());
-                }
-                let refused = group.ungrantable.entry(privilege).or_default();
-                let names = names.iter().cloned();
-                refused.entry(owner.clone()).or_default().extend(names);
-            }
-        }
+        Fact::Refusing(row) => refuse(catalog, row)?,
         Fact::Signatures {
             schema,
             name,
@@ -544,6 +526,24 @@ fn take(catalog: &mut DatabaseCatalog, fact: Fact) -> Option<()> {
                 .map(|privilege| (of.clone(), privilege));
             held.defaults.extend(each);
         }
+    }
+    Some(())
+}
+
+fn refuse(catalog: &mut DatabaseCatalog, row: RefusingRow) -> Option<()> {
+    let (schema, kind) = (row.schema, row.kind);
+    let group = catalog.groups.entry(Group { schema, kind }).or_default();
+    let owner = RoleName::parse(&row.owner).ok()?;
+    let superuser = row.is_super.then(|| owner.clone());
+    catalog.superusers.extend(superuser);
+    for privilege in row.privileges {
+        if row.spared.contains(&privilege) {
+            let spared = group.spared.entry(privilege).or_default();
+            spared.extend(row.names.iter().cloned());
+        }
+        let refused = group.ungrantable.entry(privilege).or_default();
+        let names = row.names.iter().cloned();
+        refused.entry(owner.clone()).or_default().extend(names);
     }
     Some(())
 }

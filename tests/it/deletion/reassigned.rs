@@ -199,11 +199,11 @@ async fn what_cannot_be_given_away_is_told_once_and_by_what_the_server_says() ->
         CREATE PUBLICATION everything FOR ALL TABLES; ALTER ROLE importer SUPERUSER;
         ALTER PUBLICATION everything OWNER TO importer; ALTER ROLE importer NOSUPERUSER";
     client.batch_execute(owned).await?;
-    let made = format!(
+    let many = format!(
         "DO $$ BEGIN FOR n IN 0..{locks} LOOP EXECUTE format('CREATE TABLE mine.t%s (); ALTER TABLE mine.t%s OWNER TO importer', n, n);
          IF n % 500 = 0 THEN COMMIT; END IF; END LOOP; END $$"
     );
-    client.batch_execute(&made).await?;
+    client.batch_execute(&many).await?;
     world.delete("principal", "importer").await?;
     let said = world
         .not_ready("principal", "importer", "RoleOwnsObjects")
@@ -211,17 +211,17 @@ async fn what_cannot_be_given_away_is_told_once_and_by_what_the_server_says() ->
     assert!(said.contains("max_locks_per_transaction"), "{said}");
     client
         .batch_execute(
-            &made
+            &many
                 .replace("CREATE TABLE mine.t%s (); ALTER", "ALTER")
                 .replace("OWNER TO importer', n, n", "OWNER TO heir', n"),
         )
         .await?;
     // Then what the schema and the publication need.
-    let lacks = "GRANT CREATE ON DATABASE ... TO \"heir\"";
+    let needed = "GRANT CREATE ON DATABASE ... TO \"heir\"";
     let said = |object: &serde_json::Value| {
         crate::fixture::condition(object, "Ready")
             .message
-            .contains(lacks)
+            .contains(needed)
     };
     world
         .wait("principal", "importer", "names the database", said)
