@@ -65,6 +65,8 @@ pub(super) struct Worker {
     pub rooms: Rooms,
     /// Index of the administrator as whom we are signed in.
     pub administrator: usize,
+    /// The last attempt came to nothing for the server's sake: it says nothing of the token.
+    server_failed: bool,
     next_slot: u64,
 }
 
@@ -132,6 +134,7 @@ impl Worker {
             improved_control: None,
             rooms: Rooms::default(),
             administrator: 0,
+            server_failed: false,
             next_slot: 0,
         }
     }
@@ -191,11 +194,17 @@ impl Worker {
     async fn connect(&mut self) -> Result<(), Failure> {
         let mut refusals: Vec<Failure> = Vec::new();
         for index in 0..self.shared.spec.administrators.len() {
-            // Whom we sign in as anew has to show that it still is who it says.
-            self.shared.forget_token();
+            // Whom we sign in as again has to show that it still is who it says. A server that is dead
+            // costs one token in that token's life, however often it is tried.
+            if !std::mem::take(&mut self.server_failed) {
+                self.shared.forget_token();
+            }
             match self.connect_as(index, false).await {
                 Ok(()) => return Ok(()),
-                Err(Refusal::OfServer(failure)) => return Err(failure),
+                Err(Refusal::OfServer(failure)) => {
+                    self.server_failed = true;
+                    return Err(failure);
+                }
                 Err(Refusal::OfAdministrator(failure)) => refusals.push(failure),
             }
         }

@@ -32,7 +32,6 @@ fn no_server() -> Setup {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_goes_only_to_a_server_that_answers_and_proves_its_name() -> Result<()> {
     let world = World::with("unreachable", no_server()).await?;
-    let since = Instant::now();
     let azure = &world.azure;
     let good = azure.gateway()?.port();
     let closed = std::net::TcpListener::bind(("127.0.0.1", 0))?
@@ -106,8 +105,10 @@ async fn a_token_goes_only_to_a_server_that_answers_and_proves_its_name() -> Res
     assert_eq!(world.token_requests(Some(API_CLIENT)), 0);
     assert_eq!(sign_ins(&world), 0);
     let asked = world.token_requests(None);
-    let most = 8 + since.elapsed().as_secs();
-    assert!(asked <= most, "{asked} tokens for five servers, not {most}");
+    assert!(
+        asked <= 6,
+        "{asked} tokens for five servers and their tries"
+    );
 
     for (name, ..) in cases {
         let patch = json!({"spec": {"port": good}});

@@ -1,7 +1,7 @@
 //! A server that is lost: moved, gone, cut off, restarted. It is found again by itself, status tells
 //! what is known meanwhile, and tokens that are good stay.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ async fn a_lost_server_comes_back_and_no_principal_needs_a_new_token() -> Result
     world.ready("server", "server").await?;
 
     // Gone altogether.
-    let (before, since) = (world.token_requests(Some(ADMIN_CLIENT)), Instant::now());
+    let before = world.token_requests(Some(ADMIN_CLIENT));
     drop(passing);
     fails(
         &world,
@@ -48,8 +48,7 @@ async fn a_lost_server_comes_back_and_no_principal_needs_a_new_token() -> Result
     assert_eq!(condition(&api, "RoleSynced").status, "Unknown");
     assert!(condition(&api, "TokenIssued").is("True"), "{api:#}");
     let tries = world.token_requests(Some(ADMIN_CLIENT)) - before;
-    let most = 2 + since.elapsed().as_secs();
-    assert!(tries <= most, "{tries} tokens, not {most}");
+    assert!(tries <= 1, "{tries} tokens for a server that is away");
     world
         .patch("server", "server", &to(world.azure.gateway()?.port()))
         .await?;
