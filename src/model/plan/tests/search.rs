@@ -48,7 +48,7 @@ impl Model for Search {
     }
 }
 
-/// So many states in a row: one more than acts.
+/// So many states in a row, of which the last is not judged: two more than acts.
 const DEPTH: usize = 6;
 
 #[test]

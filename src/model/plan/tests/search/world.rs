@@ -216,8 +216,22 @@ impl World {
             by_hand: 0,
             broken: None,
         };
+        // What an object has made already is two acts further on.
+        let made = |tenants: usize| {
+            let mut made = world(tenants, None);
+            let (id, adoption, readers, restore) = SPECS[0];
+            let spec = Spec {
+                id,
+                adoption,
+                readers,
+                restore,
+            };
+            made.take(Act::Apply(0, spec));
+            made.take(Act::Reconcile(0));
+            made
+        };
         let all = 0..servers().len();
-        all.flat_map(|n| [world(n, None), world(n, Some(foreign.clone()))])
+        all.flat_map(|n| [world(n, None), world(n, Some(foreign.clone())), made(n)])
             .collect()
     }
 
