@@ -65,8 +65,6 @@ pub(super) struct Worker {
     pub rooms: Rooms,
     /// Index of the administrator as whom we are signed in.
     pub administrator: usize,
-    /// The last attempt came to nothing for the server's sake: it says nothing of the token.
-    server_failed: bool,
     next_slot: u64,
 }
 
@@ -134,7 +132,6 @@ impl Worker {
             improved_control: None,
             rooms: Rooms::default(),
             administrator: 0,
-            server_failed: false,
             next_slot: 0,
         }
     }
@@ -143,13 +140,16 @@ impl Worker {
     pub async fn run(mut self) {
         let mut attempt = 0_u32;
         let mut quietly = false;
+        // The last attempt came to nothing for the server's sake: that says nothing of the token.
+        let mut keeps_token = false;
         loop {
             let mut lived = Duration::ZERO;
             let connected = if std::mem::take(&mut quietly) {
                 self.connect_quietly().await
             } else {
-                self.connect().await
+                self.connect(keeps_token).await
             };
+            keeps_token = matches!(connected, Err(Refusal::OfServer(_)));
             let end = match connected {
                 Ok(()) => {
                     let since = Instant::now();
@@ -157,7 +157,7 @@ impl Worker {
                     lived = since.elapsed();
                     end
                 }
-                Err(failure) => End::Failed(failure),
+                Err(refusal) => End::Failed(refusal.into_failure()),
             };
             self.slots.clear();
             self.rooms.cut();
@@ -190,33 +190,30 @@ impl Worker {
         }
     }
 
-    /// Signs in as the first administrator that works and asks what must be known to serve.
-    async fn connect(&mut self) -> Result<(), Failure> {
+    /// Signs in as the first administrator that works and asks what must be known to serve. A server that is
+    /// dead costs one token in that token's life, however often it is tried.
+    async fn connect(&mut self, keeps_token: bool) -> Result<(), Refusal> {
         let mut refusals: Vec<Failure> = Vec::new();
         for index in 0..self.shared.spec.administrators.len() {
-            // Whom we sign in as again has to show that it still is who it says. A server that is dead
-            // costs one token in that token's life, however often it is tried.
-            if !std::mem::take(&mut self.server_failed) {
+            // Whom we sign in as again has to show that it still is who it says.
+            if !keeps_token {
                 self.shared.forget_token();
             }
             match self.connect_as(index, false).await {
                 Ok(()) => return Ok(()),
-                Err(Refusal::OfServer(failure)) => {
-                    self.server_failed = true;
-                    return Err(failure);
-                }
+                Err(Refusal::OfServer(failure)) => return Err(Refusal::OfServer(failure)),
                 Err(Refusal::OfAdministrator(failure)) => refusals.push(failure),
             }
         }
-        Err(together(&self.server, refusals))
+        let failure = together(&self.server, refusals);
+        Err(Refusal::OfAdministrator(failure))
     }
 
     /// The same as who we were, with the token at hand: nobody is told.
-    async fn connect_quietly(&mut self) -> Result<(), Failure> {
+    async fn connect_quietly(&mut self) -> Result<(), Refusal> {
         match self.connect_as(self.administrator, true).await {
-            Ok(()) => Ok(()),
-            Err(Refusal::OfServer(failure)) => Err(failure),
-            Err(Refusal::OfAdministrator(_)) => self.connect().await,
+            Err(Refusal::OfAdministrator(_)) => self.connect(false).await,
+            connected => connected,
         }
     }
 
