@@ -17,7 +17,10 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
 
+use crate::model::quote::quote;
 use crate::model::{Class, Failure, Reason, RoleName};
 use crate::ports::AccessToken;
 
@@ -56,6 +59,8 @@ pub struct Endpoint {
     pub timeouts: Timeouts,
     /// Verifies the server.
     pub tls: MakeRustlsConnect,
+    /// Whom spec.tls trusts, by name. Empty: the platform's authorities are trusted.
+    pub authorities: Vec<String>,
 }
 
 /// Reads certificates from PEM text; anything but CERTIFICATE blocks is ignored.
@@ -169,7 +174,7 @@ impl Unopened {
     pub fn failure(&self, endpoint: &Endpoint, user: &RoleName, database: &str) -> Failure {
         let server = &endpoint.server;
         match self {
-            Self::Refused(error) => refusal(server, user, database, error),
+            Self::Refused(error) => refusal(server, &endpoint.authorities, user, database, error),
             Self::Late => {
                 let cause = format!("no sign-in within {:?}", endpoint.timeouts.connect);
                 unreachable(server, &format!("could not connect to {server}"), &cause)
@@ -301,12 +306,13 @@ const PROTOCOL_VIOLATION: &str = "08P01";
 /// What an error of a sign-in means.
 pub fn refusal(
     server: &str,
+    authorities: &[String],
     user: &RoleName,
     database: &str,
     error: &tokio_postgres::Error,
 ) -> Failure {
     let what = format!("could not connect to {server}");
-    if let Some(problem) = certificate_problem(error) {
+    if let Some(problem) = certificate_problem(error, authorities) {
         let message = format!("{what}: {problem}");
         return Failure::new(Class::Denied, Reason::CertificateNotTrusted, message);
     }
@@ -351,11 +357,11 @@ fn not_accessible(code: &str, user: &RoleName, database: &str) -> Option<String>
 }
 
 /// Says what is wrong with the server's TLS, if that is what the error is about.
-fn certificate_problem(error: &tokio_postgres::Error) -> Option<String> {
+fn certificate_problem(error: &tokio_postgres::Error, authorities: &[String]) -> Option<String> {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(tls) = as_tls_error(current) {
-            return describe(tls);
+            return describe(tls, authorities);
         }
         if current.to_string() == "server does not support TLS" {
             let text = "it does not speak TLS, and a token is never sent in clear text; check host and port";
@@ -374,14 +380,19 @@ fn as_tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::E
     inner.or_else(|| error.downcast_ref::<rustls::Error>())
 }
 
-fn describe(error: &rustls::Error) -> Option<String> {
+fn describe(error: &rustls::Error, authorities: &[String]) -> Option<String> {
     let rustls::Error::InvalidCertificate(problem) = error else {
         return None;
     };
     Some(match problem {
-        CertificateError::UnknownIssuer => {
+        CertificateError::UnknownIssuer if authorities.is_empty() => {
             "its certificate was issued by an authority that is not trusted; set spec.tls to the authority's certificate if it is a private one".to_owned()
         }
+        CertificateError::UnknownIssuer => format!(
+            "its certificate was issued by an authority that is not trusted: only those of spec.tls are, which has {}; \
+             put the certificate of the server's authority there, or remove spec.tls: servers of Azure need none",
+            named(authorities)
+        ),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("its certificate is for another name ({problem}); set spec.host to a name in the certificate")
         }
@@ -393,6 +404,34 @@ fn describe(error: &rustls::Error) -> Option<String> {
         }
         other => format!("its certificate is not acceptable ({other})"),
     })
+}
+
+/// So many authorities are named, each in so many characters.
+const NAMED: usize = 3;
+const LONGEST_NAME: usize = 120;
+
+fn named(authorities: &[String]) -> String {
+    let mut names: Vec<String> = authorities.iter().take(NAMED).cloned().collect();
+    if let Some(more) = authorities
+        .len()
+        .checked_sub(NAMED)
+        .filter(|more| *more > 0)
+    {
+        names.push(format!("{more} more"));
+    }
+    names.join(", ")
+}
+
+/// Whom these certificates are of.
+pub fn subjects(roots: &[CertificateDer<'_>]) -> Vec<String> {
+    let subject = |der: &CertificateDer<'_>| match Certificate::from_der(der) {
+        Ok(certificate) => quote(
+            &format!("{:?}", certificate.tbs_certificate.subject.to_string()),
+            LONGEST_NAME,
+        ),
+        Err(_) => "one that cannot be read".to_owned(),
+    };
+    roots.iter().map(subject).collect()
 }
 
 #[cfg(test)]
@@ -420,6 +459,7 @@ pub(super) mod tests {
                 lock: second,
             },
             tls: tls(&[]).unwrap(),
+            authorities: Vec::new(),
         };
         let id = ObjectId::parse("11111111-0000-0000-0000-00000000000a").unwrap();
         let token = AccessToken::new("t".to_owned(), id, Timestamp::UNIX_EPOCH);
@@ -467,7 +507,13 @@ pub(super) mod tests {
     /// What we make of it.
     async fn told(code: &str, words: &str) -> Failure {
         let error = answered(code, words).await;
-        refusal("server", &RoleName::parse("boss").unwrap(), "db", &error)
+        refusal(
+            "server",
+            &[],
+            &RoleName::parse("boss").unwrap(),
+            "db",
+            &error,
+        )
     }
 
     // Red when: an answer is quoted past `error::one_line`, or that leaves tokens in.

@@ -87,6 +87,11 @@ pub(super) fn endpoint(shared: &Shared) -> Result<Endpoint, Failure> {
             .collect(),
         timeouts: spec.timeouts,
         tls: connect::tls(roots)?,
+        authorities: spec
+            .roots
+            .as_deref()
+            .map(connect::subjects)
+            .unwrap_or_default(),
     })
 }
 

@@ -58,9 +58,13 @@ impl Session {
                 let _ = tokio::time::timeout(spec.timeouts.connect, connection).await;
                 Ok(())
             }
-            Err(Unopened::Refused(error)) => Err(refused(&endpoint.server, role, &error)
-                .unwrap_or_else(|| connect::refusal(&endpoint.server, role, database, &error))),
-            Err(late @ Unopened::Late) => Err(late.failure(&endpoint, role, database)),
+            Err(unopened) => {
+                let refused = match &unopened {
+                    Unopened::Refused(error) => refused(&endpoint.server, role, error),
+                    Unopened::Late => None,
+                };
+                Err(refused.unwrap_or_else(|| unopened.failure(&endpoint, role, database)))
+            }
         }
     }
 }
@@ -115,7 +119,7 @@ mod tests {
         ] {
             let error = answered("28000", words).await;
             assert_eq!(refused("server", &role, &error), None);
-            let failure = connect::refusal("server", &role, "orders", &error);
+            let failure = connect::refusal("server", &[], &role, "orders", &error);
             let is = (failure.reason, failure.class);
             assert_eq!(is, (Reason::ServerUnreachable, Class::Transient));
             for word in ["203.0.113.9", "firewall rule"] {

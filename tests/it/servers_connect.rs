@@ -70,7 +70,12 @@ async fn a_token_goes_only_to_a_server_that_answers_and_proves_its_name() -> Res
             "stranger",
             stranger.port(),
             "CertificateNotTrusted",
-            &["authority that is not trusted", "spec.tls"],
+            &[
+                "authority that is not trusted",
+                "only those of spec.tls",
+                "CN=",
+                "Azure need none",
+            ],
         ),
         (
             "other-name",
