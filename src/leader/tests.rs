@@ -30,13 +30,13 @@ impl Clock for Noon {
 struct Store {
     lease: Arc<Mutex<Option<Value>>>,
     version: Arc<AtomicU64>,
-    down: Arc<Mutex<bool>>,
+    down: Arc<Mutex<Option<u16>>>,
 }
 
 impl Store {
     fn answer(&self, asked: &Asked) -> Answer {
-        if *self.down.lock().expect("no panic") {
-            return Answer::refusal(503, "ServiceUnavailable", "down");
+        if let Some(code) = *self.down.lock().expect("no panic") {
+            return Answer::refusal(code, "ServiceUnavailable", "down");
         }
         let mut lease = self.lease.lock().expect("no panic");
         match (asked.method.as_str(), lease.clone()) {
@@ -70,7 +70,11 @@ impl Store {
     }
 
     fn set_down(&self, down: bool) {
-        *self.down.lock().expect("no panic") = down;
+        self.refuse(down.then_some(503));
+    }
+
+    fn refuse(&self, code: Option<u16>) {
+        *self.down.lock().expect("no panic") = code;
     }
 }
 
@@ -119,6 +123,25 @@ async fn the_gate_closes_before_the_lease_ends_without_asking_anybody() {
     let failure = one.leadership.check().expect_err("too late");
     assert_eq!(failure.reason, Reason::NotLeader);
     assert!(failure.message.contains("could not renew"), "{failure}");
+}
+
+// Red when: a lease that this replica lost by a refusal, or by an API server that is away, is said to be
+// another's (findings C13).
+#[tokio::test(start_paused = true)]
+async fn nobody_is_said_to_lead_where_nobody_does() {
+    for (code, word) in [(401, "401"), (403, "403"), (503, "503")] {
+        let store = Store::default();
+        let mut one = replica(&store, "one");
+        assert_eq!(one.elector.round().await, RENEW_EVERY);
+        store.refuse(Some(code));
+        advance(TRUSTED).await;
+        one.elector.round().await;
+        let failure = one.leadership.check().expect_err("it is lost");
+        for part in [word, "nobody else is known to lead"] {
+            assert!(failure.message.contains(part), "{code}: {failure}");
+        }
+        assert!(!failure.message.contains("leads now"), "{failure}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
