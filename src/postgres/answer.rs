@@ -57,9 +57,19 @@ impl<'a> Answer<'a> {
     /// none, so that it is one that an event trigger runs. Our own blocks have no name, and the server's own
     /// functions are `pgaadauth_*`.
     pub fn in_function(&self) -> Option<&'a str> {
-        let ours = |line: &str| line.contains("inline_code_block") || line.contains(" pgaadauth_");
+        let ours = |line: &str| {
+            // The latter is an assignment in a block of ours.
+            ["inline_code_block", " pgaadauth_", ":="]
+                .iter()
+                .any(|part| line.contains(part))
+        };
         let mut lines = self.context.unwrap_or_default().lines();
         lines.find(|line| line.contains("PL/") && !line.starts_with("SQL statement") && !ours(line))
+    }
+
+    /// As servers from version 16 on say it: "... the ADMIN option on role ...".
+    pub fn lacks_admin_option(&self) -> bool {
+        self.code == "42501" && self.text().contains("option on role")
     }
 
     /// What is said of message and DETAIL in lower case.
@@ -125,6 +135,7 @@ mod tests {
             "",
             "SQL statement \"GRANT SELECT ON \"PL/x\" TO y\"\nPL/pgSQL function inline_code_block line 20 at EXECUTE",
             "PL/pgSQL function pgaadauth_create_principal(text,boolean,boolean) line 4 at RAISE",
+            "PL/pgSQL assignment \"v_most := 1 / 0\"\nPL/pgSQL function inline_code_block line 4 at assignment",
         ] {
             assert_eq!(of(context), None, "{context}");
         }

@@ -58,7 +58,7 @@ pub(super) async fn all_alone<S: Clone>(
     let (mut left, mut last) = (MOST_LOCKED, None);
     for step in steps {
         if let (0, Some(failure)) = (left, &last) {
-            refused.push((step.clone(), Failure::clone(failure)));
+            refused.push((step.clone(), untried(failure)));
             continue;
         }
         let Err(error) = send(line, &statement(step)).await else {
@@ -80,6 +80,16 @@ pub(super) async fn all_alone<S: Clone>(
         refused.push((step.clone(), failure));
     }
     Ok(refused)
+}
+
+/// Of a step that was not tried after others.
+fn untried(last: &Failure) -> Failure {
+    let mut failure = last.clone();
+    failure.message = format!(
+        "not tried after others of the same change that waited in vain, the last of them: {}",
+        last.message
+    );
+    failure
 }
 
 fn is_slow(answer: &Answer<'_>) -> bool {

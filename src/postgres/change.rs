@@ -43,14 +43,14 @@ pub struct Line {
 /// How long the statements of a change wait for a lock that somebody holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// For a moment: others wait behind it, and it goes to the end of the queue then.
+    /// For a moment: others wait behind it, and all of it goes to the end of the queue then.
     Short,
-    /// For so long, beside the work of others.
+    /// For so long; then what can be made without the lock is made.
     Long(Duration),
 }
 
 /// What [`Patience::Short`] is.
-const SHORT: Duration = Duration::from_millis(200);
+pub(super) const SHORT: Duration = Duration::from_millis(200);
 
 /// How often it is looked whether this replica may still change something, while a change is under way.
 const FENCE: Duration = Duration::from_millis(500);
@@ -101,6 +101,8 @@ impl Line {
                 return answer;
             }
             if let Err(failure) = self.gate.check() {
+                // What lies behind it on the connection is not begun, whatever becomes of the request.
+                self.link.cut();
                 self.link.cancel().await;
                 return Err(Unanswered::Stopped(failure));
             }
@@ -314,7 +316,7 @@ impl Work<'_> {
             Refused::Told(trouble) => return trouble,
         };
         let action = action(steps);
-        let lacking = error.answer().filter(lacks_admin_option);
+        let lacking = error.answer().filter(Answer::lacks_admin_option);
         let us = RoleName::parse(&self.server.administrator);
         let (Some(answer), Ok(us)) = (lacking, us) else {
             return self.line.trouble(action, Some(self.role), &error);
@@ -350,11 +352,6 @@ impl Work<'_> {
         let all: Vec<String> = all.collect();
         sql::message(&all)
     }
-}
-
-/// As servers from version 16 on say it: "... the ADMIN option on role ...".
-fn lacks_admin_option(answer: &Answer<'_>) -> bool {
-    answer.code == "42501" && answer.text().contains("option on role")
 }
 
 /// The server does not relabel: take the label away first, still in one transaction.

@@ -271,12 +271,13 @@ fn from_code(code: &str, text: &str) -> Option<Verdict> {
         "55P03" => verdict(
             Class::Transient,
             Reason::DatabaseError,
-            "somebody holds a lock for longer than timeouts.lock of the EntraPostgresServer; it is tried again",
+            "somebody holds a lock that it needs (pg_locks on the server says who); it is tried again",
         ),
-        "53200" => verdict(
+        // Other shortages of memory pass.
+        "53200" if text.contains("shared memory") => verdict(
             Class::Denied,
             Reason::DatabaseError,
-            "the server has no memory left for what was sent: where it says shared memory, it has too few locks: raise max_locks_per_transaction",
+            "the server has too few locks for what was sent: raise max_locks_per_transaction",
         ),
         "22P05" => verdict(
             Class::Denied,

@@ -58,6 +58,8 @@ pub(super) async fn look(
 ) -> Result<Looked, Trouble> {
     const ACTION: &str = "look up privileges";
     let mut looked = Looked::default();
+    // For all together: who has odd names is not to hold up the questions of others.
+    let mut sifting = MOST_SIFTED;
     let mut left = vec![asks.into_iter().collect::<Vec<_>>()];
     while let Some(mut asks) = left.pop() {
         let roles = asks.iter().map(|(role, _)| role.clone()).collect();
@@ -78,7 +80,7 @@ pub(super) async fn look(
                 } else if let Some((role, interest)) = asks.pop() {
                     // Names that this encoding cannot have are of things that are not there.
                     let answer = if is_of_the_text(&error) {
-                        sifted(line, &role, &interest).await
+                        sifted(line, &role, &interest, &mut sifting).await
                     } else {
                         Err(error)
                     };
@@ -98,7 +100,7 @@ pub(super) async fn look(
     Ok(looked)
 }
 
-/// So many questions are put at most to find the names that cannot be asked about.
+/// So many questions are put at most, for all roles together, to find the names that cannot be asked about.
 const MOST_SIFTED: usize = 128;
 
 /// What is there of all that can be asked about: what the database's encoding has no characters for is left
@@ -107,6 +109,7 @@ async fn sifted(
     line: &Line,
     role: &RoleName,
     interest: &DatabaseInterest,
+    questions: &mut usize,
 ) -> Result<(DatabaseCatalog, TooLarge), Unanswered> {
     let roles = BTreeSet::from([role.clone()]);
     let ask = async |part: &DatabaseInterest| {
@@ -122,12 +125,11 @@ async fn sifted(
     let mut good = DatabaseInterest::default();
     ask(&good).await?;
     let mut left = vec![interest.clone()];
-    let mut asked = 0;
     while let Some(part) = left.pop() {
-        asked += 1;
+        *questions = questions.saturating_sub(1);
         match ask(&part).await {
             Ok(_) => good.extend(&part),
-            Err(error) if is_of_the_text(&error) && asked < MOST_SIFTED => {
+            Err(error) if is_of_the_text(&error) && *questions > 0 => {
                 if let Some(halves) = part.halves() {
                     left.extend(halves);
                 }

@@ -12,7 +12,7 @@ use crate::model::{
 };
 
 use super::answers::{Finished, reply};
-use super::change::{Line, Patience};
+use super::change::{self, Line, Patience};
 use super::clear::{self, Cleared};
 use super::databases::{HOME, Place};
 use super::dial::{Refusal, dial};
@@ -203,8 +203,11 @@ impl Worker {
             self.snapshot_inside(database);
         }
         while !self.rooms.room(database).waiting.is_empty() {
-            let Some((slot, line)) = self.occupy_inside(database, PIPELINE) else {
-                return;
+            // A place is left for what came upon a lock.
+            let room = self.rooms.room(database);
+            let places = PIPELINE - u32::from(room.patient == 0 && !room.locked.is_empty());
+            let Some((slot, line)) = self.occupy_inside(database, places) else {
+                break;
             };
             let errand = self.rooms.room(database).waiting.pop();
             let started =
@@ -228,18 +231,17 @@ impl Worker {
         };
         // Work on roles goes over the connection to `postgres`, too.
         let patience = match database {
-            HOME => Patience::Short,
+            HOME => Patience::Long(change::SHORT),
             _ => Patience::Long(self.shared.spec.timeouts.lock.min(LONGEST_INSIDE)),
         };
         let line = line.with(patience);
-        let room = self.rooms.room(database);
-        let next = room.locked.pop();
-        room.patient += 1;
-        let started = next.is_some_and(|next| self.start_inside(slot, database, line, next.item));
-        if !started {
-            self.rooms.room(database).patient -= 1;
-            self.release_inside(slot, database);
+        while let Some(next) = self.rooms.room(database).locked.pop() {
+            if self.start_inside(slot, database, line.clone(), next.item) {
+                self.rooms.room(database).patient += 1;
+                return;
+            }
         }
+        self.release_inside(slot, database);
     }
 
     /// Counts a message on the connection to that database, if there are less than `most` under way.

@@ -60,7 +60,8 @@ const WORLD: &str = r"us AS MATERIALIZED (
   SELECT 'schema', s.name, s.oid, s.name, s.owner, s.acl FROM spaces AS s
 ), owners AS MATERIALIZED (
   SELECT o.owner, pg_catalog.pg_has_role(o.owner, 'USAGE') AS mine,
-    EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.oid = o.owner AND r.rolsuper) AS super FROM (SELECT DISTINCT t.owner FROM things AS t) AS o
+    EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolsuper AND r.oid = CASE pg_catalog.pg_get_userbyid(o.owner)
+      WHEN 'pg_database_owner' THEN (SELECT d.datdba FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()) ELSE o.owner END) AS super FROM (SELECT DISTINCT t.owner FROM things AS t) AS o
 )";
 
 /// Whether a GRANT of ours would be recorded under the grantor of entry `e` of object `t`: the server

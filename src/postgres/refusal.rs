@@ -114,6 +114,14 @@ fn verdict(
             Reason::NotGrantable,
             format!("the database's owner can: {}", by_hand()),
         ),
+        (RoleStep::Set { .. } | RoleStep::Reset(_), _) if answer.lacks_admin_option() => (
+            Reason::MissingAdminOption,
+            format!(
+                "a database administrator can give the operator's administrator the ADMIN OPTION: GRANT {} TO {} WITH ADMIN OPTION",
+                identifier(role),
+                us()
+            ),
+        ),
         (RoleStep::Set { name, .. }, "42501") if name.contains('.') => (
             Reason::SettingNotAllowed,
             format!(
@@ -124,7 +132,7 @@ fn verdict(
             Reason::NotGrantable,
             format!("remove it from role.settings, or a database administrator can: {}", by_hand()),
         ),
-        (RoleStep::Set { name, .. }, _) if !answer.passes() => (
+        (RoleStep::Set { name, .. }, _) if is_of_the_value(answer) => (
             Reason::InvalidSpec,
             match of_transactions(name) {
                 Some(instead) => format!("{name} is of one transaction: declare {instead} in spec.role.settings instead"),
@@ -134,6 +142,17 @@ fn verdict(
         _ => return None,
     };
     Some((Class::Denied, reason, advice))
+}
+
+/// Whether it is the parameter or its value that the server does not take: whatever the code, unless that
+/// speaks of the moment, of a server that is read-only now, or of the role.
+fn is_of_the_value(answer: &Answer<'_>) -> bool {
+    let elsewhere = match answer.code {
+        "25006" => true,
+        "42704" => answer.text().contains("role"),
+        _ => answer.passes(),
+    };
+    !elsewhere
 }
 
 /// What sessions begin their transactions with, instead of a parameter of one transaction.

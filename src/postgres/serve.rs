@@ -110,7 +110,9 @@ impl Worker {
         if !self.asked.is_empty() && self.asking.is_none() && !self.first_snapshot {
             self.ask();
         }
-        while let Some(at) = self.first(|slot| slot.busy < PIPELINE) {
+        // A place is left for what came upon a lock: a backlog of others is not to keep it waiting for ever.
+        let places = PIPELINE - u32::from(self.queue.has_locked() && self.patient == 0);
+        while let Some(at) = self.first(|slot| slot.busy < places) {
             let Some(work) = self.queue.pop_plain() else {
                 break;
             };
@@ -151,15 +153,15 @@ impl Worker {
         let (at, patience) = match (further, alone) {
             (Some(at), _) => (at + 1, Patience::Long(self.shared.spec.timeouts.lock)),
             (None, true) => match self.first(|slot| slot.busy < PIPELINE) {
-                Some(at) => (at, Patience::Short),
+                Some(at) => (at, Patience::Long(change::SHORT)),
                 None => return,
             },
             (None, false) => return,
         };
-        if let Some(work) = self.queue.pop_locked() {
-            self.patient += 1;
-            if !self.start(at, work, at > 0, patience) {
-                self.patient -= 1;
+        while let Some(work) = self.queue.pop_locked() {
+            if self.start(at, work, at > 0, patience) {
+                self.patient += 1;
+                return;
             }
         }
     }

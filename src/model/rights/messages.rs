@@ -184,7 +184,7 @@ impl Place<'_> {
                     owner: &RoleName,
                     names: &BTreeSet<String>,
                     what: &BTreeSet<_>| {
-            let owner = self.behind(owner);
+            let behind = self.behind(owner);
             let statement = objects(group, names).map(|objects| {
                 format!(": GRANT {} ON {objects} TO {}", words(what), self.grantee())
             });
@@ -193,7 +193,7 @@ impl Place<'_> {
                 self.administrator(),
                 words(what),
                 described(group, names),
-                ident(owner.as_str()),
+                ident(behind.as_str()),
                 statement.unwrap_or_default(),
                 (self.lend(owner))
                     .map(|lend| format!("; or, so that it may from now on: {lend}"))
@@ -325,6 +325,11 @@ impl Place<'_> {
     /// The statement that lends us the privileges of another role; `None`: nobody should, or Azure lets
     /// nobody, as of a superuser or one of its own roles.
     fn lend(&self, owner: &RoleName) -> Option<String> {
+        // What is known of `pg_database_owner` is known of the database's owner.
+        if self.superusers.is_some_and(|roles| roles.contains(owner)) {
+            return None;
+        }
+        let owner = self.behind(owner);
         let reserved = ["azuresu", "azure_pg_admin"].contains(&owner.as_str())
             || owner.as_str().starts_with("pg_");
         if reserved || self.superusers.is_some_and(|roles| roles.contains(owner)) {

@@ -208,6 +208,20 @@ fn a_refused_setting_is_named_whatever_the_code() {
             "{failure}"
         );
     }
+    // What is not about the parameter is not told of it.
+    let lacks = "permission denied to alter role: needs the ADMIN option on role \"api\"";
+    for (code, said, reason) in [
+        ("42501", lacks, Reason::MissingAdminOption),
+        ("25006", "read-only transaction", Reason::ServerReadOnly),
+        (
+            "42704",
+            "role \"api\" does not exist",
+            Reason::DatabaseError,
+        ),
+    ] {
+        let failure = refused(&of("plpgsql.extra_warnings"), code, said);
+        assert_eq!(failure.reason, reason, "{failure}");
+    }
     let lock = refused(
         &of("work_mem"),
         "55P03",
