@@ -285,7 +285,9 @@ pub struct Timeouts {
     #[schemars(length(max = 32), regex(pattern = DURATION))]
     #[x_kube(validation = Rule::new(POSITIVE).message("must be more than 0s"))]
     pub statement: Duration,
-    /// For a lock that somebody else holds, for example 500ms, 5s. Default: 5s.
+    /// For a lock that somebody else holds, for example 500ms, 5s, where no other work waits behind it. Beside
+    /// other work a change waits 200ms and is tried again later, in databases other than `postgres` 1s at most.
+    /// Default: 5s.
     #[serde(default = "default_lock")]
     #[schemars(length(max = 32), regex(pattern = DURATION))]
     #[x_kube(validation = Rule::new(POSITIVE).message("must be more than 0s"))]
