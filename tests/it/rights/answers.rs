@@ -90,14 +90,21 @@ async fn what_extensions_and_superusers_own_is_owed_by_nobody() -> Result<()> {
     ledger::run(
         &world,
         "orders",
-        "CREATE EXTENSION pgcrypto SCHEMA app; CREATE TABLE app.of_a_superuser ()",
+        "CREATE ROLE stranger; GRANT CREATE, USAGE ON SCHEMA app TO stranger; SET ROLE stranger;
+         CREATE FUNCTION app.of_an_extension() RETURNS integer LANGUAGE sql AS 'SELECT 1';
+         REVOKE EXECUTE ON FUNCTION app.of_an_extension() FROM PUBLIC; RESET ROLE;
+         ALTER EXTENSION plpgsql ADD FUNCTION app.of_an_extension(); CREATE TABLE app.of_a_superuser ()",
     )
     .await?;
     let fields = json!({"grants": [all("orders", "Functions", "EXECUTE"), all("orders", "Tables", "SELECT")]});
     world.apply(&declared(&world, 0, &fields)).await?;
     let object = world.ready("principal", &fleet::name(0)).await?;
     let said = object["status"].to_string();
-    for word in ["an extension or a superuser has them", "of_a_superuser"] {
+    for word in [
+        "an extension or a superuser has them",
+        "of_a_superuser",
+        "of_an_extension",
+    ] {
         ensure!(said.contains(word), "{word}: {said}");
     }
     let held = set(&[

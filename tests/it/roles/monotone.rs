@@ -30,6 +30,11 @@ async fn a_role_is_not_stolen_in_two_steps() -> Result<()> {
              CREATE TABLE salaries (n int); ALTER TABLE salaries OWNER TO payroll"
         ))
         .await?;
+    if crate::rights::major(&world).await? >= 16 {
+        world
+            .sql("GRANT payroll TO \"pg-operators\" WITH ADMIN OPTION")
+            .await?;
+    }
     let mut thief = world.principal("thief", "payroll", bound("ServicePrincipal", BATCH_ID));
     thief["spec"]["adoption"] = json!("SameIdentity");
     world.apply(&thief).await?;
