@@ -14,6 +14,8 @@ const HOSTILE: &str = "SELECT s.name, CASE
     WHEN s.name = 'search_path' THEN '\"$user\", public'
     WHEN s.vartype = 'bool' THEN CASE s.boot_val WHEN 'on' THEN 'off' ELSE 'on' END
     WHEN s.vartype = 'enum' THEN (SELECT v FROM unnest(s.enumvals) AS v WHERE v <> s.boot_val ORDER BY v <> 'error', v LIMIT 1)
+    -- In force until our first message is over: it can be set only once the server's version is known.
+    WHEN s.name = 'transaction_timeout' THEN '10'
     WHEN s.name ~ '_timeout$' THEN '1' END AS value
   FROM pg_settings AS s
   WHERE s.context = 'user' AND (s.name = 'search_path' OR s.vartype IN ('bool', 'enum') OR s.name ~ '_timeout$')
