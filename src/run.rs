@@ -38,8 +38,9 @@ use crate::telemetry::{Heartbeats, Metrics, ObjectKind, ServerCounts};
 
 /// What `/readyz` waits for.
 const WATCHES: &str = "the first list of every watch";
-/// Work under way at the end gets this long; Kubernetes kills after 30 s.
-const DRAIN: Duration = Duration::from_secs(20);
+/// Work under way at the end gets this long. Nobody leads meanwhile, and a tenant decides how long its work
+/// takes: tokens of others may end while one waits for a lock.
+const DRAIN: Duration = Duration::from_secs(5);
 /// How soon an API server that did not answer is asked again at the start; doubled each time.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN_MOST: Duration = Duration::from_secs(10);
