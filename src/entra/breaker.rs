@@ -144,15 +144,7 @@ impl Breakers {
 
     /// An exchange begins that [`Self::blocked`] let through.
     pub(super) fn begin(&mut self, caller: &Caller, now: Instant) {
-        let clients = self.clients.get_mut(&caller.namespace);
-        let client = clients.and_then(|clients| clients.get_mut(&own_key(caller)));
-        let namespace = self.namespaces.get_mut(&caller.namespace);
-        let groups = [namespace, self.tenants.get_mut(&caller.tenant)];
-        let wider = groups.into_iter().flatten().chain([&mut self.authority]);
-        let circuits = wider.filter_map(|group| group.circuit.as_mut());
-        for circuit in circuits.chain(client) {
-            circuit.probing_until = Some(now + PROBE_TIME);
-        }
+        self.set_probing(caller, Some(now + PROBE_TIME));
     }
 
     /// An exchange that began then has ended.
@@ -220,6 +212,11 @@ impl Breakers {
 
     /// The probe found nothing out: the next one may be sent.
     fn end_probe(&mut self, caller: &Caller) {
+        self.set_probing(caller, None);
+    }
+
+    /// Until when an exchange of that caller counts as the probe of each open circuit that it is behind.
+    fn set_probing(&mut self, caller: &Caller, until: Option<Instant>) {
         let clients = self.clients.get_mut(&caller.namespace);
         let client = clients.and_then(|clients| clients.get_mut(&own_key(caller)));
         let namespace = self.namespaces.get_mut(&caller.namespace);
@@ -227,7 +224,7 @@ impl Breakers {
         let wider = groups.into_iter().flatten().chain([&mut self.authority]);
         let circuits = wider.filter_map(|group| group.circuit.as_mut());
         for circuit in circuits.chain(client) {
-            circuit.probing_until = None;
+            circuit.probing_until = until;
         }
     }
 

@@ -72,23 +72,21 @@ fn verdict(
     answer: &Answer<'_>,
 ) -> Option<Verdict> {
     let by_hand = || statements(role, step, facts.version_num).join("; ");
-    let us = || {
+    let admin_option = |of: &RoleName| {
         let us = RoleName::parse(&facts.administrator);
-        us.map_or_else(|_| facts.administrator.clone(), |us| identifier(&us))
+        let us = us.map_or_else(|_| facts.administrator.clone(), |us| identifier(&us));
+        let advice = format!(
+            "a database administrator can give the operator's administrator the ADMIN OPTION: GRANT {} TO {us} WITH ADMIN OPTION",
+            identifier(of)
+        );
+        (Reason::MissingAdminOption, advice)
     };
     let (reason, advice) = match (step, answer.code) {
         (RoleStep::Join { .. }, "42501") if is_restricted(answer) => (
             Reason::RoleProtected,
             "the server never gives that membership to others: remove it from memberOf".to_owned(),
         ),
-        (RoleStep::Join { role: group, .. }, "42501") => (
-            Reason::MissingAdminOption,
-            format!(
-                "a database administrator can give the operator's administrator the ADMIN OPTION: GRANT {} TO {} WITH ADMIN OPTION",
-                identifier(group),
-                us()
-            ),
-        ),
+        (RoleStep::Join { role: group, .. }, "42501") => admin_option(group),
         (RoleStep::Join { .. }, "0LP01") if answer.text().contains("explicit members") => (
             Reason::RoleProtected,
             "the server lets no role be a member of it: remove it from memberOf".to_owned(),
@@ -114,14 +112,7 @@ fn verdict(
             Reason::NotGrantable,
             format!("the database's owner can: {}", by_hand()),
         ),
-        (RoleStep::Set { .. } | RoleStep::Reset(_), _) if answer.lacks_admin_option() => (
-            Reason::MissingAdminOption,
-            format!(
-                "a database administrator can give the operator's administrator the ADMIN OPTION: GRANT {} TO {} WITH ADMIN OPTION",
-                identifier(role),
-                us()
-            ),
-        ),
+        (RoleStep::Set { .. } | RoleStep::Reset(_), _) if answer.lacks_admin_option() => admin_option(role),
         (RoleStep::Set { name, .. }, "42501") if name.contains('.') => (
             Reason::SettingNotAllowed,
             format!(

@@ -24,21 +24,30 @@ fn told(asked: &Asked, status: u16, body: String) -> Failure {
     failure(asked, &record, Timestamp::UNIX_EPOCH)
 }
 
-// Red when: the description is looked for in the raw body, or a number falls out of the table.
-#[test]
-#[allow(clippy::too_many_lines, reason = "a table")]
-fn each_recorded_answer_becomes_a_reason_and_says_what_to_do() {
-    let federated = Asked {
+/// Who was asked for by the token of a service account.
+fn federated() -> Asked {
+    Asked {
         subject: Some(Subject {
             issuer: "https://oidc.example/".to_owned(),
             subject: "system:serviceaccount:orders:app".to_owned(),
         }),
         ..Asked::for_test()
-    };
-    let certified = Asked {
+    }
+}
+
+/// Who was asked for by a certificate.
+fn certified() -> Asked {
+    Asked {
         thumbprint: Some("84E05C1D98BCE3A5421D225B140B36E86A3D5534".to_owned()),
         ..Asked::for_test()
-    };
+    }
+}
+
+// Red when: the description is looked for in the raw body, or a number falls out of the table.
+#[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
+fn each_recorded_answer_becomes_a_reason_and_says_what_to_do() {
+    let (federated, certified) = (federated(), certified());
     let missing = Reason::FederatedCredentialMissing;
     let table = [
         (
@@ -272,17 +281,7 @@ fn rows(guide: &str) -> Vec<(Vec<u64>, String)> {
 // sentence for numbers nobody knows, or advice that nobody can look up.
 #[test]
 fn the_guide_and_the_table_have_the_same_numbers_and_reasons() {
-    let federated = Asked {
-        subject: Some(Subject {
-            issuer: "https://oidc.example/".to_owned(),
-            subject: "system:serviceaccount:orders:app".to_owned(),
-        }),
-        ..Asked::for_test()
-    };
-    let certified = Asked {
-        thumbprint: Some("84E05C1D98BCE3A5421D225B140B36E86A3D5534".to_owned()),
-        ..Asked::for_test()
-    };
+    let (federated, certified) = (federated(), certified());
     let unknown = "look the number up";
     let rows = rows(include_str!("../../../docs/troubleshooting.md"));
     let mut documented = Vec::new();

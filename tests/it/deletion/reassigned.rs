@@ -135,11 +135,9 @@ async fn an_heir_that_is_missing_or_not_ours_to_give_to_is_told() -> Result<()> 
     Ok(())
 }
 
-// Red when: drop_role() in drop.rs does not look at the heir; trouble() in postgres/clear.rs has no sentence
-// for an heir that may not have it.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_heir_that_is_an_administrator_or_may_not_own_it_is_told() -> Result<()> {
-    let world = furnished("bad_heir", setup(0, |_| ()), &[]).await?;
+/// A principal whose role leaves what it owns to role `heir`, which is the administrator's to give to.
+async fn with_heir(test: &str) -> Result<World> {
+    let world = furnished(test, setup(0, |_| ()), &[]).await?;
     world.sql("CREATE ROLE heir").await?;
     world
         .sql("GRANT heir TO \"pg-operators\" WITH ADMIN OPTION")
@@ -149,6 +147,14 @@ async fn an_heir_that_is_an_administrator_or_may_not_own_it_is_told() -> Result<
     object["spec"]["reassignOwnedTo"] = json!("heir");
     world.apply(&object).await?;
     world.ready("principal", "importer").await?;
+    Ok(world)
+}
+
+// Red when: drop_role() in drop.rs does not look at the heir; trouble() in postgres/clear.rs has no sentence
+// for an heir that may not have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_heir_that_is_an_administrator_or_may_not_own_it_is_told() -> Result<()> {
+    let world = with_heir("bad_heir").await?;
     let owned = "CREATE FUNCTION app.owned() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION app.owned() OWNER TO importer";
     ledger::run(&world, "orders", owned).await?;
     let label = |text: &str| format!("SECURITY LABEL FOR pgaadauth ON ROLE heir IS {text}");
@@ -180,16 +186,7 @@ async fn an_heir_that_is_an_administrator_or_may_not_own_it_is_told() -> Result<
 // what nobody but a superuser may own is lost (findings C8, C11).
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_given_away_is_told_once_and_by_what_the_server_says() -> Result<()> {
-    let world = furnished("not_given", setup(0, |_| ()), &[]).await?;
-    world.sql("CREATE ROLE heir").await?;
-    world
-        .sql("GRANT heir TO \"pg-operators\" WITH ADMIN OPTION")
-        .await?;
-    let mut object = dropping(&world, "importer", "importer", IMPORTER_ID);
-    object["spec"]["deletionPolicy"] = json!("Reassign");
-    object["spec"]["reassignOwnedTo"] = json!("heir");
-    world.apply(&object).await?;
-    world.ready("principal", "importer").await?;
+    let world = with_heir("not_given").await?;
     let locks = "SELECT current_setting('max_locks_per_transaction')::int
       * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int)";
     let locks: usize = world.ask(locks).await?.unwrap_or_default().parse()?;

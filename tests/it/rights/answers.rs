@@ -4,7 +4,9 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::{declared, furnished, has_exactly, ledger, made, major, says, set, setup, statement};
+use super::odd::narrow;
+use super::ungrantable::lend;
+use super::{declared, furnished, has_exactly, ledger, made, says, set, setup};
 use crate::fixture::World;
 use crate::fleet;
 
@@ -66,13 +68,7 @@ async fn a_schema_of_the_databases_owner_is_lent_by_that_owner() -> Result<()> {
         .await?;
     let ready = says(&world, 0, &["\"stranger\""]).await?;
     assert_eq!(ready.reason, "NotGrantable", "{ready:?}");
-    let end = if major(&world).await? < 16 {
-        "TO \"pg-operators\""
-    } else {
-        "WITH INHERIT TRUE"
-    };
-    let lent = statement(&ready.message, "GRANT \"stranger\" TO", end)?;
-    world.sql(lent).await?;
+    lend(&world, &ready.message, "stranger").await?;
     world.ready("principal", &fleet::name(0)).await?;
 
     let fields = json!({"memberOf": [{"role": "pg_database_owner"}]});
@@ -121,9 +117,7 @@ async fn what_extensions_and_superusers_own_is_owed_by_nobody() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_an_encoding_does_not_have_takes_no_other_with_it() -> Result<()> {
     let world = furnished("sifted", setup(1, |_| ()), &[]).await?;
-    world
-        .sql("CREATE DATABASE narrow OWNER azure_pg_admin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
-        .await?;
+    narrow(&world).await?;
     ledger::run(
         &world,
         "narrow",

@@ -270,14 +270,19 @@ async fn a_routine_that_could_be_two_keeps_nobody_from_the_others() -> Result<()
     Ok(())
 }
 
+/// Makes database `narrow`, whose encoding has few characters.
+pub(super) async fn narrow(world: &World) -> Result<()> {
+    world
+        .sql("CREATE DATABASE narrow OWNER azure_pg_admin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+        .await
+}
+
 // Red when: a name that a database's encoding does not have fails the question that all share, or is said
 // to be nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_an_encoding_does_not_have_is_reported_to_whom_it_belongs() -> Result<()> {
     let world = furnished("encoding", setup(5, |_| ()), &[]).await?;
-    world
-        .sql("CREATE DATABASE narrow OWNER azure_pg_admin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
-        .await?;
+    narrow(&world).await?;
     ledger::run(
         &world,
         "narrow",

@@ -17,7 +17,7 @@ fn on(kind: &str, names: &[&str], privilege: &str) -> Value {
 }
 
 /// The statement by which a database administrator lends us the privileges of a role.
-async fn lend(world: &World, message: &str, owner: &str) -> Result<()> {
+pub(super) async fn lend(world: &World, message: &str, owner: &str) -> Result<()> {
     let end = if major(world).await? < 16 {
         "TO \"pg-operators\""
     } else {
